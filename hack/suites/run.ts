@@ -1,0 +1,75 @@
+/** How a suite's steps are run: a command that must exit 0, or vitest, whose tests are counted one by one. */
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { execa } from 'execa';
+
+export interface Result {
+  passed: number;
+  failed: number;
+}
+
+export const sum = (...results: Result[]): Result => ({
+  passed: results.reduce((total, result) => total + result.passed, 0),
+  failed: results.reduce((total, result) => total + result.failed, 0),
+});
+
+/** Runs one command with its output shown; it counts as one check. `timeoutMs` ends one that hangs. */
+export async function step(
+  what: string,
+  command: string,
+  args: string[],
+  timeoutMs = 600_000,
+): Promise<Result> {
+  const { exitCode, timedOut } = await execa(command, args, {
+    preferLocal: true,
+    stdio: ['ignore', 'inherit', 'inherit'],
+    reject: false,
+    timeout: timeoutMs,
+  });
+  if (exitCode === 0) return { passed: 1, failed: 0 };
+  console.error(
+    `FAILED: ${what} (${command} ${args.join(' ')}): ${timedOut ? `no end within ${timeoutMs} ms` : `exit ${exitCode}`}`,
+  );
+  return { passed: 0, failed: 1 };
+}
+
+interface VitestReport {
+  numPassedTests: number;
+  numFailedTests: number;
+  numFailedTestSuites: number;
+}
+
+/** Runs vitest and counts its tests from its JSON report; a run without a report is one failure. */
+export async function vitest(
+  what: string,
+  args: string[],
+  env: Record<string, string> = {},
+  timeoutMs = 3_600_000,
+): Promise<Result> {
+  const folder = await mkdtemp(join(tmpdir(), 'greenthread-test-'));
+  const file = join(folder, 'report.json');
+  try {
+    const { exitCode } = await execa(
+      'vitest',
+      ['run', '--reporter=default', '--reporter=json', `--outputFile.json=${file}`, ...args],
+      {
+        preferLocal: true,
+        stdio: ['ignore', 'inherit', 'inherit'],
+        reject: false,
+        timeout: timeoutMs,
+        env,
+      },
+    );
+    const report = JSON.parse(await readFile(file, 'utf8')) as VitestReport;
+    const failed =
+      report.numFailedTests +
+      (report.numFailedTests === 0 && exitCode !== 0 ? Math.max(1, report.numFailedTestSuites) : 0);
+    return { passed: report.numPassedTests, failed };
+  } catch (error) {
+    console.error(`FAILED: ${what}: ${error instanceof Error ? error.message : String(error)}`);
+    return { passed: 0, failed: 1 };
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
