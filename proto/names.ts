@@ -1,0 +1,76 @@
+/** Names that more than one program must agree on: labels, annotations, objects, paths and ports. */
+import { createHash } from 'node:crypto';
+
+export const labels = {
+  /** `greenthread.ai/model=<name>`: on pods, Service, route and fetch Job. */
+  model: 'greenthread.ai/model',
+  replica: 'greenthread.ai/replica',
+  /** The Model's namespace, on what lives in the chart's namespace. */
+  modelNamespace: 'greenthread.ai/model-namespace',
+  component: 'app.kubernetes.io/component',
+  partOf: 'app.kubernetes.io/part-of',
+  managedBy: 'app.kubernetes.io/managed-by',
+} as const;
+
+export const annotations = {
+  /** JSON of proto/settings.ts: what may change while the pod lives. */
+  settings: 'greenthread.ai/settings',
+  /** GPU indices for people; the pod itself reads UUIDs from its environment. */
+  gpus: 'greenthread.ai/gpus',
+  /** GPU UUIDs, comma-separated: a grant needs this and the binding to agree. */
+  gpuUuids: 'greenthread.ai/gpu-uuids',
+  /** Hash of all that a running pod cannot change. */
+  podHash: 'greenthread.ai/pod-hash',
+  /** Hash of what decides an engine's VRAM, for measurements kept on disk. */
+  engineHash: 'greenthread.ai/engine-hash',
+  /** Bytes per GPU that the engine takes awake, as the controller last knew. */
+  vramBytes: 'greenthread.ai/vram-bytes',
+} as const;
+
+export const finalizer = 'greenthread.ai/cleanup';
+
+/** Server-side-apply field managers, one per writer. */
+export const fieldManagers = {
+  controller: 'greenthread-controller',
+  agent: 'greenthread-agent',
+} as const;
+
+/** First 10 characters of a sha256 in base 36: short enough for a name, long enough not to meet twice. */
+export function shortHash(text: string): string {
+  return BigInt(`0x${createHash('sha256').update(text).digest('hex')}`)
+    .toString(36)
+    .slice(0, 10);
+}
+
+export const serviceName = (model: string): string => `gt-${model}`;
+/** A replica's pod; `hash` keeps an old and a new one apart while one rolls. */
+export const podName = (model: string, replica: number, hash: string): string =>
+  `${model}-${replica}-${hash.slice(0, 5)}`;
+/** DNS-1123 subdomain of at most 253 characters: a node's name may be that long itself, so it is cut and hashed. */
+export function gpuName(node: string, index: number): string {
+  return `gpu-${node}-${index}`;
+}
+
+/** Where a pod's three sockets lie. */
+export const sockets = { agent: 'agent.sock', grant: 'grant.sock', engine: 'engine.sock' } as const;
+
+export const paths = {
+  /** On the node: one directory per model pod, named by its UID. */
+  podsOnNode: '/run/greenthread/pods',
+  /** Inside a model pod: that directory. */
+  podInside: '/run/greenthread/pod',
+  /** On the node and in pods alike: weights. */
+  models: '/mnt/models',
+  /** In the engine's container: launcher and plug-in, put there by an init container. */
+  launcherInside: '/greenthread',
+} as const;
+
+export const ports = {
+  /** The sidecar's front door; the Service maps 80 to it. */
+  frontDoor: 8000,
+  agentMetrics: 9401,
+  controllerMetrics: 9402,
+} as const;
+
+/** Folder of one upstream revision's files under the models path: `org--name/<commit>`. */
+export const modelFolder = (modelName: string): string => modelName.replaceAll('/', '--');
