@@ -95,7 +95,6 @@ export const gpuRules = cel({
   rule: "self.metadata.name == 'gpu-' + self.spec.nodeName + '-' + string(self.spec.index)",
   message:
     'metadata.name must be gpu-<spec.nodeName>-<spec.index>: the agent makes GPUs, there is no need to',
-  fieldPath: '.metadata.name',
 });
 
 /** What `kubectl get gpus` prints after NAME. */

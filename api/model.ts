@@ -203,7 +203,8 @@ export const modelSpec = z.object({
       tensor: whole(1, 64).default(1).describe("vLLM's --tensor-parallel-size"),
       pipeline: whole(1, 64).default(1).describe("vLLM's --pipeline-parallel-size"),
     })
-    .prefault({})
+    // In full: the API server checks the rule below against this default as it stands.
+    .prefault({ tensor: 1, pipeline: 1 })
     .meta(
       cel({
         rule: 'self.tensor * self.pipeline <= 64',
@@ -313,18 +314,15 @@ export const modelRules = cel(
   {
     rule: "self.metadata.name.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$')",
     message: 'metadata.name must be a label: lower-case letters, digits and dashes, no dots',
-    fieldPath: '.metadata.name',
   },
   {
     rule: 'self.metadata.name.size() <= 50',
     message: 'metadata.name must be at most 50 characters: names of its Service and pods are made from it',
-    fieldPath: '.metadata.name',
   },
   {
     rule: `!(self.metadata.name in [${reservedNames.map((name) => `'${name}'`).join(', ')}])`,
     message:
       "metadata.name must not be one of the front door's own paths (v1, v2, status, health, ready, metrics, score, ...): choose another name",
-    fieldPath: '.metadata.name',
   },
 );
 

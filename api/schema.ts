@@ -10,7 +10,6 @@ import { z } from 'zod';
 export interface CelRule {
   rule: string;
   message: string;
-  fieldPath?: string;
 }
 
 /** Puts CEL rules on a schema; they are checked by the API server, not by zod. */
