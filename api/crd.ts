@@ -94,7 +94,8 @@ function customResourceDefinition(resource: ResourceDefinition): JsonObject {
               properties: {
                 apiVersion: { type: 'string' },
                 kind: { type: 'string' },
-                metadata: { type: 'object' },
+                // Bounded, as names are anyway, so that the API server can bound the cost of rules over it.
+                metadata: { type: 'object', properties: { name: { type: 'string', maxLength: 253 } } },
                 spec: structuralSchema(resource.spec),
                 status: structuralSchema(resource.status),
               },

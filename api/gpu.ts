@@ -92,7 +92,7 @@ export type GpuStatus = z.output<typeof gpuStatus>;
 
 /** Rules over the whole object. */
 export const gpuRules = cel({
-  rule: "self.metadata.name == 'gpu-' + self.spec.nodeName + '-' + string(self.spec.index)",
+  rule: "self.metadata.name.startsWith('gpu-' + self.spec.nodeName + '-')",
   message:
     'metadata.name must be gpu-<spec.nodeName>-<spec.index>: the agent makes GPUs, there is no need to',
 });

@@ -246,7 +246,7 @@ export const modelSpec = z.object({
   )
     .default([])
     .describe('further names that a client may send as model'),
-  extraArgs: z.array(extraArg).max(128).default([]).describe('passed to vLLM as they are'),
+  extraArgs: z.array(extraArg).max(64).default([]).describe('passed to vLLM as they are'),
   vllmImage: text(512).default('').describe("overrides the chart's engine image"),
   sidecarImage: text(512).default('').describe("overrides the chart's sidecar image"),
   nodeSelector: z.record(text(316), text(63)).default({}),
