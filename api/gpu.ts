@@ -60,6 +60,7 @@ const occupant = z.object({
   residueBytes: z.int().min(0).optional().describe('measured after a sleep; absent until the first one'),
   popular: z.boolean(),
   becameServingAt: text(64).meta({ format: 'date-time' }).optional(),
+  served: z.boolean().optional().describe('a client was served since the pod started'),
   message: text(1024).optional(),
 });
 export type GpuOccupant = z.output<typeof occupant>;
