@@ -1,0 +1,3 @@
+module greenthread.ai/hack/gpu
+
+go 1.26
