@@ -1,0 +1,1 @@
+"""Entry points, at the paths where vLLM has them."""

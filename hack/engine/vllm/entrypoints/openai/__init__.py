@@ -1,0 +1,1 @@
+"""The OpenAI-compatible server, at the path where vLLM has it."""

@@ -1,0 +1,1 @@
+"""What makes the simulation: memory, boot, engine, HTTP."""
