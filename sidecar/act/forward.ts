@@ -1,0 +1,39 @@
+/** To the engine, over its Unix socket. */
+import Pool from 'undici/lib/dispatcher/pool.js';
+import { towardsEngine } from '../decide/headers.ts';
+import type { Exchange } from '../exchange.ts';
+import { type RelayCalls, relay } from './relay.ts';
+
+/** More than requests can be in flight; the queue is ours, not undici's. */
+const connectionsMax = 65_536;
+/** uvicorn closes idle connections after 5 s: ours are closed before, so that none is written into while it closes. */
+const keepAliveMs = 2_000;
+const connectTimeoutMs = 5_000;
+
+export type Engine = Pool;
+
+/** @param socketPath of engine.sock; it need not exist yet */
+export const openEngine = (socketPath: string): Engine =>
+  new Pool('http://localhost', {
+    socketPath,
+    connections: connectionsMax,
+    // A frozen stream may be silent for as long as others need the GPU.
+    headersTimeout: 0,
+    bodyTimeout: 0,
+    connectTimeout: connectTimeoutMs,
+    keepAliveTimeout: keepAliveMs,
+    keepAliveMaxTimeout: keepAliveMs,
+    maxHeaderSize: 64 * 1024,
+    pipelining: 1,
+  });
+
+/** @param keepKeys false where this front door asks for API keys itself: they go no further */
+export function forward(
+  exchange: Exchange,
+  engine: Engine,
+  keepKeys: boolean,
+  calls: RelayCalls,
+): () => void {
+  const headers = towardsEngine(exchange.req.rawHeaders, exchange.requestId, keepKeys);
+  return relay(exchange, { dispatcher: engine, headers }, calls);
+}

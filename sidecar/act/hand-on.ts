@@ -1,0 +1,74 @@
+/** To a sibling, by one hop to the Model's Service, when this pod must end. */
+import Pool from 'undici/lib/dispatcher/pool.js';
+import { towardsEngine } from '../decide/headers.ts';
+import type { Exchange } from '../exchange.ts';
+import { type RelayCalls, relay } from './relay.ts';
+
+/** The Service may still point here, or nowhere for a moment: so often, so far apart. */
+const attemptsMax = 6;
+const pauseMs = 300;
+const connectTimeoutMs = 2_000;
+const connectionsMax = 4_096;
+
+export interface Sibling {
+  handOn(exchange: Exchange, calls: RelayCalls): () => void;
+  close(): Promise<void>;
+}
+
+/** Nothing is opened before the first request is handed on. */
+export function openSibling({ host, port }: { host: string; port: number }): Sibling {
+  let pool: Pool | null = null;
+  const open = (): Pool =>
+    new Pool(`http://${host.includes(':') ? `[${host}]` : host}:${port}`, {
+      connections: connectionsMax,
+      headersTimeout: 0,
+      bodyTimeout: 0,
+      connectTimeout: connectTimeoutMs,
+      pipelining: 1,
+      // kube-proxy chooses a pod for each connection: a kept one would lead back to the same.
+      maxRequestsPerClient: 1,
+    });
+  return {
+    handOn: (exchange, calls) => {
+      pool ??= open();
+      return handOnTo(pool, exchange, calls);
+    },
+    close: async () => {
+      await pool?.destroy();
+    },
+  };
+}
+
+function handOnTo(pool: Pool, exchange: Exchange, calls: RelayCalls): () => void {
+  const headers = towardsEngine(exchange.req.rawHeaders, exchange.requestId, true);
+  headers.push('x-greenthread-hop', '1');
+  if (exchange.mayRetry) headers.push('x-greenthread-retry', '1');
+  let attempts = 0;
+  let timer: NodeJS.Timeout | undefined;
+  let cancel = (): void => {};
+  const attempt = (): void => {
+    attempts++;
+    cancel = relay(
+      exchange,
+      {
+        dispatcher: pool,
+        headers,
+        declines: (status, answer) =>
+          status === 503 && answer['x-greenthread-refused'] === 'pod_ending' && attempts < attemptsMax,
+      },
+      {
+        ...calls,
+        failed: (how, error) => {
+          const again = (how === 'unsent' || how === 'declined') && attempts < attemptsMax;
+          if (again) timer = setTimeout(attempt, pauseMs);
+          else calls.failed(how, error);
+        },
+      },
+    );
+  };
+  attempt();
+  return () => {
+    clearTimeout(timer);
+    cancel();
+  };
+}
