@@ -91,9 +91,15 @@ export const gpuStatus = z.object({
 export type GpuSpec = z.output<typeof gpuSpec>;
 export type GpuStatus = z.output<typeof gpuStatus>;
 
+/**
+ * Node names may be as long as the GPU's own (253), so `gpu-<node>-<index>` would not always fit: a name longer than this
+ * is cut here and goes on with a hash of the whole (`gpuName` in proto/names.ts).
+ */
+export const gpuNodePrefixMax = 220;
+
 /** Rules over the whole object. */
 export const gpuRules = cel({
-  rule: "self.metadata.name.startsWith('gpu-' + self.spec.nodeName + '-')",
+  rule: `self.spec.nodeName.size() <= ${gpuNodePrefixMax} ? self.metadata.name.startsWith('gpu-' + self.spec.nodeName + '-') : self.metadata.name.startsWith('gpu-' + self.spec.nodeName.substring(0, ${gpuNodePrefixMax}))`,
   message:
     'metadata.name must be gpu-<spec.nodeName>-<spec.index>: the agent makes GPUs, there is no need to',
 });

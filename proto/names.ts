@@ -46,9 +46,15 @@ export const serviceName = (model: string): string => `gt-${model}`;
 /** A replica's pod; `hash` keeps an old and a new one apart while one rolls. */
 export const podName = (model: string, replica: number, hash: string): string =>
   `${model}-${replica}-${hash.slice(0, 5)}`;
-/** DNS-1123 subdomain of at most 253 characters: a node's name may be that long itself, so it is cut and hashed. */
+/** As in api/gpu.ts, whose rule over names follows this; test/unit/agent/gpu-resources.test.ts holds them together. */
+const gpuNodePrefixMax = 220;
+/**
+ * `gpu-<node>-<index>`: a DNS-1123 subdomain of at most 253 characters. A node's name may be that long itself: then it is
+ * cut and a hash of the whole follows without a dash, so that the cut may fall anywhere, after a dot too.
+ */
 export function gpuName(node: string, index: number): string {
-  return `gpu-${node}-${index}`;
+  const part = node.length <= gpuNodePrefixMax ? node : node.slice(0, gpuNodePrefixMax) + shortHash(node);
+  return `gpu-${part}-${index}`;
 }
 
 /** Where a pod's three sockets lie. */

@@ -31,7 +31,14 @@ export interface GpuReading {
   /** Repairs that a reset would carry out, and damage that none would. */
   repairPending: boolean | null;
   unrepairable: boolean | null;
+  /** More uncorrectable SRAM errors than the vendor lets a board have. */
+  sramThresholdExceeded: boolean | null;
+  /** The hardware itself slows the clocks down: heat, or the power brake. */
   thermalSlowdown: boolean | null;
+  /** Degrees left until the board slows down for heat. */
+  temperatureMarginCelsius: number | null;
+  /** NVSwitch fabric: `Completed` is ready; null where there is none. */
+  fabricState: string | null;
   /** Texts that stood where a value should: `Unknown Error`, `GPU is lost`. Signs of a sick board. */
   anomalies: string[];
 }
@@ -49,8 +56,10 @@ export interface ProbeFault {
   reason: string;
   /** What to do about it, in a sentence. */
   message: string;
-  /** The board it is about; null: all of them. */
+  /** The board it is about; null: all of them, unless `uuid` names one. */
   busId: string | null;
+  /** The GPU it is about, where it was asked for by name. */
+  uuid?: string;
 }
 
 /** The outcome of one probe: what was read, and what went wrong. */
@@ -71,4 +80,10 @@ export interface GpuMeasurement {
   byPod: Record<string, number>;
   /** Bytes of processes that belong to no model pod; what `usedBytes` holds beyond all processes is the arbiter's to add. */
   foreignBytes: number;
+  /** Pods with a process here whose memory the driver would not say: their bytes are in nobody's sum. */
+  unmeasuredPods?: string[];
+  /** What else the same quick call told; absent or null where unknown. */
+  utilizationRatio?: number | null;
+  temperatureCelsius?: number | null;
+  powerWatts?: number | null;
 }
