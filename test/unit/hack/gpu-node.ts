@@ -1,0 +1,266 @@
+/** A simulated node for tests: GPUs in a folder of their own, the real binaries, real engine processes. */
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { homedir, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { Agent, type Dispatcher, request } from 'undici';
+
+const run = promisify(execFile);
+const root = fileURLToPath(new URL('../../..', import.meta.url));
+const buildMsMax = 120_000;
+const commandMsMax = 5_000;
+const untilMsMax = 8_000;
+const pollMs = 10;
+
+/** Folder with the Go binaries, built once for each state of hack/gpu. */
+export async function gpuBinaries(): Promise<string> {
+  const source = join(root, 'hack/gpu');
+  const hash = createHash('sha256');
+  for (const name of (readdirSync(source, { recursive: true }) as string[]).sort()) {
+    if (/\.(go|mod|sh|outline)$/.test(name) && !name.endsWith('_test.go')) hash.update(name).update(readFileSync(join(source, name)));
+  }
+  const cache = process.env.GREENTHREAD_CACHE ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'greenthread');
+  const folder = join(cache, `gpu-sim-${hash.digest('hex').slice(0, 12)}`);
+  if (existsSync(join(folder, 'nvidia-smi'))) return folder;
+  mkdirSync(cache, { recursive: true });
+  const building = mkdtempSync(join(cache, 'gpu-sim-building-'));
+  await run(join(source, 'build.sh'), [building], { timeout: buildMsMax });
+  try {
+    renameSync(building, folder);
+  } catch {
+    rmSync(building, { recursive: true }); // another test file was first
+  }
+  return folder;
+}
+
+export interface Answer {
+  code: number;
+  stdout: string;
+  stderr: string;
+}
+
+/** Waits for a condition; the last failure is the error. */
+export async function until<T>(what: string, look: () => T | Promise<T>): Promise<NonNullable<T>> {
+  const deadline = Date.now() + untilMsMax;
+  let last: unknown;
+  while (Date.now() < deadline) {
+    try {
+      const value = await look();
+      if (value) return value;
+    } catch (error) {
+      last = error;
+    }
+    await new Promise((done) => setTimeout(done, pollMs));
+  }
+  throw new Error(`waited ${untilMsMax} ms for ${what}`, { cause: last });
+}
+
+export interface EngineOptions {
+  gpus?: string[];
+  utilization?: number;
+  flags?: string[];
+  env?: Record<string, string>;
+  sim?: Record<string, unknown>;
+  model?: string;
+  config?: unknown;
+}
+
+/** Quick figures, so that a test boots and wakes in tenths of a second. */
+const quick = ['bootSeconds=0.15', 'tokensPerSecond=200', 'firstTokenMs=5', 'wakeGBPerSecond=2000', 'wakeBaseMs=20', 'sleepMs=10'];
+
+export class GpuNode {
+  readonly folder = mkdtempSync(join(tmpdir(), 'gpu-node-'));
+  readonly gpus = join(this.folder, 'gpus');
+  uuids: string[] = [];
+  readonly #binaries: string;
+  readonly #engines: Engine[] = [];
+  readonly #strangers: ChildProcess[] = [];
+
+  private constructor(binaries: string) {
+    this.#binaries = binaries;
+  }
+
+  /** `flags` are gpu-sim-setup's. */
+  static async create(...flags: string[]): Promise<GpuNode> {
+    const node = new GpuNode(await gpuBinaries());
+    const engine = quick.flatMap((pair) => ['--engine', pair]);
+    const made = await node.call('gpu-sim-setup', ['--node', 'n1', '--dir', node.gpus, ...engine, ...flags]);
+    if (made.code !== 0) throw new Error(made.stderr);
+    node.uuids = made.stdout.trim().split('\n');
+    return node;
+  }
+
+  async call(name: string, args: string[], env: Record<string, string> = {}): Promise<Answer> {
+    const options = { env: { ...process.env, GPU_SIM_DIR: this.gpus, ...env }, timeout: commandMsMax, maxBuffer: 16 << 20 };
+    try {
+      return { code: 0, ...(await run(join(this.#binaries, name), args, options)) };
+    } catch (error) {
+      const { code, stdout, stderr } = error as { code: number; stdout: string; stderr: string };
+      return { code: code ?? -1, stdout, stderr };
+    }
+  }
+
+  smi = (...args: string[]): Promise<Answer> => this.call('nvidia-smi', args);
+
+  async set(gpu: number | 'all', ...changes: string[]): Promise<void> {
+    const changed = await this.call('gpu-sim-set', [String(gpu), ...changes]);
+    if (changed.code !== 0) throw new Error(changed.stderr);
+  }
+
+  /** What nvidia-smi says is used, MiB, GPU by GPU. */
+  async used(): Promise<number[]> {
+    const { stdout } = await this.smi('--query-gpu=memory.used', '--format=csv,noheader,nounits');
+    return stdout.trim().split('\n').map(Number);
+  }
+
+  /** pid to MiB. */
+  async processes(): Promise<Map<number, number>> {
+    const { stdout } = await this.smi('--query-compute-apps=pid,used_memory', '--format=csv,noheader,nounits');
+    const rows = stdout.split('\n').filter((line) => line !== '');
+    return new Map(rows.map((line) => line.split(', ').map(Number) as [number, number]));
+  }
+
+  /** Lines of a JSON log in a GPU's folder. */
+  log(gpu: number, name: 'tokens.log' | 'access.log' | 'violations'): Record<string, unknown>[] {
+    const text = readFileSync(join(this.gpus, this.uuids[gpu]!, name), 'utf8');
+    return text.split('\n').filter((line) => line !== '').map((line) => JSON.parse(line) as Record<string, unknown>);
+  }
+
+  /** A process outside every pod that takes memory. */
+  async stranger(gpu: number, mib: number): Promise<ChildProcess> {
+    const child = spawn(join(this.#binaries, 'gpu-sim-hold'), [this.uuids[gpu]!, String(mib)], {
+      env: { ...process.env, GPU_SIM_DIR: this.gpus },
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    this.#strangers.push(child);
+    await until('the stranger', () => this.processes().then((held) => held.has(child.pid!)));
+    return child;
+  }
+
+  engine(options: EngineOptions = {}): Engine {
+    const engine = new Engine(this, join(this.folder, `engine-${this.#engines.length}`), options);
+    this.#engines.push(engine);
+    return engine;
+  }
+
+  async destroy(): Promise<void> {
+    for (const child of [...this.#strangers, ...this.#engines.map(({ child }) => child)]) child.kill('SIGKILL');
+    await Promise.all(this.#engines.map((engine) => engine.close()));
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+}
+
+/** One engine process, as the launcher would start it. */
+export class Engine {
+  readonly child: ChildProcess;
+  readonly socket: string;
+  output = '';
+  readonly ended: Promise<number | null>;
+  readonly #agent: Agent;
+
+  constructor(node: GpuNode, folder: string, options: EngineOptions) {
+    mkdirSync(folder);
+    this.socket = join(folder, 'engine.sock');
+    if (options.config !== null) writeFileSync(join(folder, 'config.json'), JSON.stringify(options.config ?? { max_position_embeddings: 4096 }));
+    if (options.sim) writeFileSync(join(folder, 'sim.json'), JSON.stringify(options.sim));
+    const flags = ['--model', folder, '--served-model-name', options.model ?? 'org/model', 'alias', '--uds', this.socket];
+    const utilization = ['--gpu-memory-utilization', String(options.utilization ?? 0.4)];
+    this.child = spawn(
+      'python3',
+      ['-m', 'vllm.entrypoints.openai.api_server', ...flags, '--enable-sleep-mode', ...utilization, ...(options.flags ?? [])],
+      {
+        env: {
+          PATH: process.env.PATH,
+          PYTHONPATH: join(root, 'hack/engine'),
+          PYTHONDONTWRITEBYTECODE: '1',
+          VLLM_SERVER_DEV_MODE: '1',
+          GPU_SIM_DIR: node.gpus,
+          NVIDIA_VISIBLE_DEVICES: (options.gpus ?? [node.uuids[0]!]).join(','),
+          ...options.env,
+        },
+        stdio: ['ignore', 'pipe', 'pipe'],
+      },
+    );
+    for (const stream of [this.child.stdout!, this.child.stderr!]) stream.on('data', (data) => (this.output += data));
+    this.ended = new Promise((done) => this.child.once('close', (code) => done(code)));
+    this.#agent = new Agent({ connect: { socketPath: this.socket }, headersTimeout: 0, bodyTimeout: 0 });
+  }
+
+  get pid(): number {
+    return this.child.pid!;
+  }
+
+  async ready(): Promise<this> {
+    await until(`the engine: ${this.output}`, () => this.get('/health').then(({ status }) => status === 200));
+    return this;
+  }
+
+  async send(path: string, options: Partial<Dispatcher.RequestOptions> = {}): Promise<Dispatcher.ResponseData> {
+    return request(`http://engine${path}`, { dispatcher: this.#agent, method: 'POST', ...options } as never);
+  }
+
+  async get(path: string): Promise<{ status: number; text: string }> {
+    const response = await this.send(path, { method: 'GET' });
+    return { status: response.statusCode, text: await response.body.text() };
+  }
+
+  /** A POST with a JSON body, and its JSON answer. */
+  // biome-ignore lint/suspicious/noExplicitAny: bodies of many shapes, read by tests
+  async post(path: string, body?: unknown): Promise<{ status: number; json: any }> {
+    const json = body === undefined ? {} : { body: JSON.stringify(body), headers: { 'content-type': 'application/json' } };
+    const response = await this.send(path, json);
+    const text = await response.body.text();
+    return { status: response.statusCode, json: text === '' ? null : JSON.parse(text) };
+  }
+
+  /** A chat stream: its tokens as they come. */
+  async stream(content: string, more: Record<string, unknown> = {}): Promise<ChatStream> {
+    const body = JSON.stringify({ model: 'org/model', stream: true, messages: [{ role: 'user', content }], ...more });
+    const response = await this.send('/v1/chat/completions', { body, headers: { 'content-type': 'application/json' } });
+    return new ChatStream(response);
+  }
+
+  async close(): Promise<void> {
+    await this.#agent.destroy();
+  }
+}
+
+/** Reads a server-sent stream in the background. */
+export class ChatStream {
+  readonly tokens: string[] = [];
+  finishReason: string | null = null;
+  readonly done: Promise<void>;
+  readonly #body: Dispatcher.ResponseData['body'];
+
+  constructor(response: Dispatcher.ResponseData) {
+    this.#body = response.body;
+    this.done = this.#read();
+    this.done.catch(() => {}); // told to whoever awaits it
+  }
+
+  async #read(): Promise<void> {
+    let rest = '';
+    let ended = false;
+    for await (const chunk of this.#body.setEncoding('utf8')) {
+      const events = (rest + chunk).split('\n\n');
+      rest = events.pop()!;
+      for (const event of events) ended = this.#take(event.replace(/^data: /, '')) || ended;
+    }
+    if (!ended) throw new Error('the stream ended without [DONE]');
+  }
+
+  #take(data: string): boolean {
+    if (data === '[DONE]') return true;
+    const [choice] = JSON.parse(data).choices;
+    if (choice?.delta?.content) this.tokens.push(choice.delta.content);
+    this.finishReason = choice?.finish_reason ?? this.finishReason;
+    return false;
+  }
+
+  leave(): void {
+    this.#body.destroy();
+  }
+}
