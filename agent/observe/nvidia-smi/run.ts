@@ -1,0 +1,85 @@
+/**
+ * Runs nvidia-smi. It hangs on a sick board, now and then beyond the reach of SIGKILL (the driver holds it in the kernel),
+ * so every call has a hard deadline after which it is killed and, if it does not even die, left behind.
+ */
+import { execa } from 'execa';
+
+/** Deadline of a full query, ms: on a big chassis whose GPUs nothing holds it takes up to 10 s. */
+export const queryTimeoutMs = 10_000;
+/** Deadline of the quick CSV queries, ms: they take 10 to 100. */
+export const quickTimeoutMs = 5_000;
+/** How long a killed call may take to die before nobody waits for it any more, ms. */
+const deathMsMax = 1_000;
+/** Calls that would not die; with so many of them no further one is started until one ends. */
+const undeadMax = 4;
+/** Longest output read of one stream, characters: 16 GPUs in full take about 800 KB. */
+export const outputCharactersMax = 8 * 1024 * 1024;
+
+/** What one call came to. */
+export interface SmiOutput {
+  outcome: 'exited' | 'timed-out' | 'not-found' | 'not-permitted' | 'too-long' | 'killed';
+  /** Null unless it exited. */
+  exitCode: number | null;
+  stdout: string;
+  stderr: string;
+}
+
+/** Runs nvidia-smi with these arguments; never throws. */
+export type RunSmi = (args: readonly string[], timeoutMs: number) => Promise<SmiOutput>;
+
+const without = (outcome: SmiOutput['outcome']): SmiOutput => ({
+  outcome,
+  exitCode: null,
+  stdout: '',
+  stderr: '',
+});
+
+/**
+ * @param command the program, found on PATH
+ * @returns a function that runs it: at most `undeadMax` calls that outlived their SIGKILL are ever left behind
+ */
+export function createRunSmi(command = 'nvidia-smi'): RunSmi {
+  let undead = 0;
+
+  return async (args, timeoutMs) => {
+    if (undead >= undeadMax) return without('timed-out');
+    const child = execa(command, args, {
+      timeout: timeoutMs,
+      killSignal: 'SIGKILL',
+      maxBuffer: outputCharactersMax,
+      reject: false,
+      stdin: 'ignore',
+      env: { LC_ALL: 'C' },
+    });
+    const ended = child.then((result): SmiOutput => {
+      const { stdout, stderr, exitCode = null } = result;
+      return { outcome: outcomeOf(result), exitCode, stdout, stderr };
+    });
+    const given: PromiseWithResolvers<SmiOutput> = Promise.withResolvers();
+    const deadline = setTimeout(() => {
+      undead += 1;
+      void ended.finally(() => {
+        undead -= 1;
+      });
+      // Lets this process end although the call has not.
+      child.nodeChildProcess.unref();
+      for (const stream of [child.stdout, child.stderr]) stream?.destroy();
+      given.resolve(without('timed-out'));
+    }, timeoutMs + deathMsMax);
+    void ended.then(given.resolve);
+    return given.promise.finally(() => clearTimeout(deadline));
+  };
+}
+
+function outcomeOf(result: {
+  timedOut: boolean;
+  isMaxBuffer: boolean;
+  exitCode?: number;
+  code?: string;
+}): SmiOutput['outcome'] {
+  if (result.timedOut) return 'timed-out';
+  if (result.isMaxBuffer) return 'too-long';
+  if (result.code === 'ENOENT' || result.exitCode === 127) return 'not-found';
+  if (result.code === 'EACCES' || result.exitCode === 126) return 'not-permitted';
+  return result.exitCode === undefined ? 'killed' : 'exited';
+}
