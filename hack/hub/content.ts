@@ -58,6 +58,7 @@ export async function sendContent(response: ServerResponse, content: Content): P
   const length = last - first + 1;
   const slow = fault?.kind === 'slow' ? fault.bytesPerSecond : null;
   const chunkBytes = slow === null ? 64 * 1024 : Math.max(1, Math.min(64 * 1024, Math.floor(slow / 20)));
+  const closed = new Promise((resolve) => response.once('close', resolve));
   let sent = 0;
   for await (const piece of createReadStream(file, { start: first, end: last, highWaterMark: chunkBytes })) {
     let chunk = piece as Buffer;
@@ -68,7 +69,7 @@ export async function sendContent(response: ServerResponse, content: Content): P
       return fault.bytes;
     }
     sent += chunk.length;
-    if (!response.write(chunk)) await Promise.race([drained(response), closed(response)]);
+    if (!response.write(chunk)) await Promise.race([drained(response), closed]);
     if (slow !== null) await pause((chunk.length * 1000) / slow);
   }
   response.end();
@@ -76,4 +77,3 @@ export async function sendContent(response: ServerResponse, content: Content): P
 }
 
 const drained = (response: ServerResponse) => new Promise((resolve) => response.once('drain', resolve));
-const closed = (response: ServerResponse) => new Promise((resolve) => response.once('close', resolve));

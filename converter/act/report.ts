@@ -1,0 +1,66 @@
+/** What the Job tells: progress on stdout, its end on the termination message path. */
+import { writeFileSync } from 'node:fs';
+import type { FetchFailure } from '../decide/failures.ts';
+
+/** The kubelet keeps 4096 bytes of a termination message; what is around the text takes some. */
+const messageLengthMax = 1500;
+const progressEveryMs = 1000;
+
+/** The Job's result, as the controller reads it. */
+export interface Fetched {
+  commit: string;
+  /** The published folder. */
+  path: string;
+  bytes: number;
+  files: number;
+  /** Files that this run downloaded. */
+  downloaded: number;
+}
+
+export class Progress {
+  private bytes: number;
+  /** Downloaded by this run. */
+  private files = 0;
+  private readonly totalBytes: number;
+  private readonly write: (line: string) => void;
+  private lastMs = Number.NEGATIVE_INFINITY;
+
+  /** @param write takes one line; @param haveBytes there before this run */
+  constructor(write: (line: string) => void, totalBytes: number, haveBytes: number) {
+    this.write = write;
+    this.totalBytes = totalBytes;
+    this.bytes = haveBytes;
+  }
+
+  add(bytes: number, nowMs: number): void {
+    this.bytes += bytes;
+    if (nowMs - this.lastMs >= progressEveryMs) this.print(nowMs);
+  }
+
+  fileDone(): void {
+    this.files++;
+  }
+
+  print(nowMs: number): void {
+    this.lastMs = nowMs;
+    const { bytes, totalBytes, files } = this;
+    this.write(`${JSON.stringify({ type: 'progress', bytes, totalBytes, files })}\n`);
+  }
+}
+
+export const successMessage = (fetched: Fetched): string => `${JSON.stringify(fetched)}\n`;
+
+export function failureMessage(failure: Pick<FetchFailure, 'reason' | 'message'>): string {
+  const message = failure.message.slice(0, messageLengthMax);
+  return `${JSON.stringify({ error: { reason: failure.reason, message } })}\n`;
+}
+
+/** @returns what went wrong; outside Kubernetes there may be no such path, which must not fail the fetch */
+export function writeTermination(path: string, message: string): string | null {
+  try {
+    writeFileSync(path, message);
+    return null;
+  } catch (error) {
+    return (error as Error).message;
+  }
+}

@@ -1,0 +1,39 @@
+/** The Job's environment, checked. */
+import { FetchFailure } from './failures.ts';
+
+export interface Settings {
+  /** Without a slash at the end. */
+  endpoint: string;
+  /** Never printed; null: none. */
+  token: string | null;
+  modelName: string;
+  revision: string;
+  /** Absolute. */
+  modelsDir: string;
+}
+
+const upstreamId = /^[A-Za-z0-9][A-Za-z0-9._-]*(\/[A-Za-z0-9][A-Za-z0-9._-]*)?$/;
+const revisionForm = /^[A-Za-z0-9][A-Za-z0-9._/-]*$/;
+
+/** @throws FetchFailure BadSettings naming the variable */
+export function readSettings(env: Readonly<Record<string, string | undefined>>): Settings {
+  const bad = (message: string) => new FetchFailure('BadSettings', message);
+  const endpoint = (env.HF_ENDPOINT || 'https://huggingface.co').replace(/\/+$/, '');
+  if (!/^https?:\/\/[^/\s]/.test(endpoint)) throw bad('HF_ENDPOINT must be an http or https URL');
+  const modelName = env.MODEL_NAME ?? '';
+  // The folder's name is the id with -- for the slash, so the id itself may have no -- (nor has any on the hub).
+  if (!upstreamId.test(modelName) || modelName.includes('..') || modelName.includes('--')) {
+    throw bad('MODEL_NAME must be an upstream id such as org/name (spec.modelName)');
+  }
+  const revision = env.REVISION || 'main';
+  if (!revisionForm.test(revision) || revision.includes('..') || revision.length > 128) {
+    throw bad('REVISION must be a branch, a tag or a commit, such as main (spec.revision)');
+  }
+  const modelsDir = env.MODELS_DIR || '/mnt/models';
+  if (!modelsDir.startsWith('/')) throw bad('MODELS_DIR must be an absolute path (storage.modelsPath)');
+  const token = env.HF_TOKEN?.trim() || null;
+  if (token !== null && /[^\x21-\x7e]/.test(token)) {
+    throw bad("HF_TOKEN has characters no token has: check the chart's value controller.huggingFaceToken");
+  }
+  return { endpoint, token, modelName, revision, modelsDir: modelsDir.replace(/(.)\/+$/, '$1') };
+}

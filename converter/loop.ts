@@ -1,0 +1,176 @@
+/** The fetch: revision → commit → what is left → downloads → published. Each step can be cut off and is gone on from. */
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Log } from '#platform/log.ts';
+import { download } from './act/download.ts';
+import { acquireLock } from './act/lock.ts';
+import { hashSmallFiles, publish, rememberRevision, unpublish } from './act/publish.ts';
+import { type Fetched, Progress } from './act/report.ts';
+import { FetchFailure, hubIsAway } from './decide/failures.ts';
+import { chooseFiles, type WantedFile } from './decide/files.ts';
+import { type Manifest, makeManifest } from './decide/manifest.ts';
+import { isCommit, type Places, placesOf } from './decide/places.ts';
+import { remaining, requireSpace } from './decide/remaining.ts';
+import type { Settings } from './decide/settings.ts';
+import { Http, interruption } from './http.ts';
+import { freeBytes, inventory, knownCommit, publishedManifest } from './observe/disk.ts';
+import { listCommit, resolveRevision } from './observe/hub.ts';
+
+/** Files downloaded at once. */
+const parallelMax = 4;
+/** Tries of the first question when this node could do without the answer. */
+const triesWithKnownCommit = 2;
+
+export interface FetchOptions {
+  settings: Settings;
+  log: Log;
+  /** Aborted on SIGTERM. */
+  signal: AbortSignal;
+  /** Takes progress lines. */
+  print: (line: string) => void;
+  backoffMs?: number;
+  lockPollMs?: number;
+}
+
+interface Run extends FetchOptions {
+  places: Places;
+  /** Also aborted when one part of the work has failed. */
+  stop: AbortController;
+}
+
+function httpOf(run: Run, tries?: number): Http {
+  const { endpoint, token, modelName, revision } = run.settings;
+  return new Http({
+    asked: { endpoint, modelName, revision, hasToken: token !== null },
+    token,
+    signal: AbortSignal.any([run.signal, run.stop.signal]),
+    ...(run.backoffMs === undefined ? {} : { backoffMs: run.backoffMs }),
+    ...(tries === undefined ? {} : { tries }),
+  });
+}
+
+/** The commit to fetch. A hub that is away does not keep a revision from being used that this node already has. */
+async function findCommit(run: Run): Promise<string> {
+  const { settings, places, log } = run;
+  const known = isCommit(settings.revision) ? settings.revision : await knownCommit(places.ref);
+  const present = known !== null && (await publishedManifest(join(places.model, known), known)) !== null;
+  if (present && isCommit(settings.revision)) return settings.revision;
+  const http = httpOf(run, present ? triesWithKnownCommit : undefined);
+  try {
+    return await resolveRevision(http);
+  } catch (error) {
+    if (!(present && error instanceof FetchFailure && hubIsAway(error))) throw error;
+    log.warn('the hub is away: the commit of the last fetch is used', {
+      reason: error.reason,
+      commit: known,
+    });
+    return known;
+  } finally {
+    await http.close();
+  }
+}
+
+/** Downloads all, four at a time; the first failure stops the others. */
+async function downloadAll(
+  run: Run,
+  files: WantedFile[],
+  http: Http,
+  onFile: (file: WantedFile) => Promise<void>,
+) {
+  const queue = [...files];
+  const worker = async (): Promise<void> => {
+    for (let file = queue.shift(); file && !http.signal.aborted; file = queue.shift()) await onFile(file);
+  };
+  const results = await Promise.allSettled(
+    Array.from({ length: parallelMax }, () =>
+      worker().catch((error: unknown) => {
+        const failure = http.failureOf(error);
+        run.stop.abort(failure);
+        throw failure;
+      }),
+    ),
+  );
+  // All have ended, so nobody writes any more. The first abort's reason is the one that counts.
+  const failed = results.find((result) => result.status === 'rejected');
+  if (failed || http.signal.aborted)
+    throw http.signal.reason instanceof FetchFailure ? http.signal.reason : http.failureOf(failed?.reason);
+}
+
+/** Under the lock: fetches what is missing and publishes. @returns the manifest and how many files came */
+async function fetchCommit(run: Run, commit: string): Promise<{ manifest: Manifest; downloaded: number }> {
+  const { settings, places, log } = run;
+  const folder = join(places.incoming, commit);
+  const http = httpOf(run);
+  try {
+    const wanted = chooseFiles(await listCommit(http, commit), settings.modelName);
+    await unpublish(places, commit);
+    await mkdir(folder, { recursive: true });
+    const left = remaining(wanted, await inventory(folder, wanted));
+    requireSpace(left.bytes, await freeBytes(folder), settings.modelsDir);
+    log.info('fetching', {
+      commit,
+      files: left.files.length,
+      bytes: left.bytes,
+      totalBytes: left.totalBytes,
+    });
+    const progress = new Progress(run.print, left.totalBytes, left.haveBytes);
+    await downloadAll(run, left.files, http, async (file) => {
+      await download(file, { http, commit, folder, onBytes: (bytes) => progress.add(bytes, Date.now()) });
+      progress.fileDone();
+    });
+    progress.print(Date.now());
+    const source = {
+      modelName: settings.modelName,
+      revision: settings.revision,
+      commit,
+      fetchedAtMs: Date.now(),
+    };
+    const manifest = makeManifest(source, wanted, await hashSmallFiles(folder, wanted));
+    if (http.signal.aborted) throw interruption(http.signal);
+    await publish(places, manifest);
+    return { manifest, downloaded: left.files.length };
+  } finally {
+    await http.close();
+  }
+}
+
+/**
+ * Brings the revision to the node's disk; what is there already is not fetched again.
+ * @throws FetchFailure with the reason and the remedy; what was received stays for the next run
+ */
+export async function fetchRevision(options: FetchOptions): Promise<Fetched> {
+  const { settings, log } = options;
+  const places = placesOf(settings.modelsDir, settings.modelName, settings.revision);
+  const run: Run = { ...options, places, stop: new AbortController() };
+  const commit = await findCommit(run);
+  const path = join(places.model, commit);
+  const result = (manifest: Manifest, downloaded: number): Fetched => ({
+    commit,
+    path,
+    bytes: manifest.bytes,
+    files: manifest.files.length,
+    downloaded,
+  });
+  const present = await publishedManifest(path, commit);
+  if (present) {
+    await rememberRevision(places, commit);
+    return result(present, 0);
+  }
+  const lock = await acquireLock(places.lock, {
+    signal: options.signal,
+    onWait: () => log.info('another fetch of this model is under way: waiting for it'),
+    onLost: () =>
+      run.stop.abort(new FetchFailure('Busy', 'another fetch of this model took over: this one stops')),
+    ...(options.lockPollMs === undefined ? {} : { pollMs: options.lockPollMs }),
+  });
+  try {
+    const meanwhile = await publishedManifest(path, commit);
+    const { manifest, downloaded } = meanwhile
+      ? { manifest: meanwhile, downloaded: 0 }
+      : await fetchCommit(run, commit);
+    await rememberRevision(places, commit);
+    return result(manifest, downloaded);
+  } finally {
+    await lock.release();
+  }
+}

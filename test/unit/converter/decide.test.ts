@@ -1,0 +1,316 @@
+/** The fetch's rules: which files, what is left, what an error means, what the environment may say. */
+import { describe, expect, it } from 'vitest';
+import {
+  type Asked,
+  FetchFailure,
+  judgeError,
+  judgeStatus,
+  parseRetryAfter,
+  retryAfterMsMax,
+  retryDelayMs,
+} from '../../../converter/decide/failures.ts';
+import { chooseFiles, filesMax, type ListedFile, pathRefusal } from '../../../converter/decide/files.ts';
+import { makeManifest, parseManifest } from '../../../converter/decide/manifest.ts';
+import { placesOf } from '../../../converter/decide/places.ts';
+import { remaining, requireSpace, reserveBytes } from '../../../converter/decide/remaining.ts';
+import { readSettings } from '../../../converter/decide/settings.ts';
+
+const oid = 'a'.repeat(40);
+const sha = 'b'.repeat(64);
+const listed = (...paths: string[]): ListedFile[] =>
+  paths.map((path) => ({ path, size: 10, oid, lfsOid: path.endsWith('.safetensors') ? sha : null }));
+const chosen = (...paths: string[]) => chooseFiles(listed(...paths), 'org/m').map(({ path }) => path);
+
+/** The reason of what a call throws. */
+function reasonOf(call: () => unknown): string {
+  try {
+    call();
+  } catch (error) {
+    if (error instanceof FetchFailure) return error.reason;
+    throw error;
+  }
+  return 'nothing thrown';
+}
+
+describe('of a repository', () => {
+  it.each([
+    [
+      'safetensors win over pickles and foreign formats',
+      [
+        'config.json',
+        'model.safetensors',
+        'pytorch_model.bin',
+        'tf_model.h5',
+        'flax_model.msgpack',
+        'model.onnx',
+        'x.gguf',
+      ],
+      ['config.json', 'model.safetensors'],
+    ],
+    [
+      "other programs' folders are left out",
+      [
+        'model-00001-of-00002.safetensors',
+        'model.safetensors.index.json',
+        'original/consolidated.00.pth',
+        'original/params.json',
+        'onnx/model.onnx',
+        'metal/model.bin',
+      ],
+      ['model-00001-of-00002.safetensors', 'model.safetensors.index.json'],
+    ],
+    [
+      'tokenizer, templates, code and licence stay',
+      [
+        'LICENSE',
+        'chat_template.jinja',
+        'generation_config.json',
+        'merges.txt',
+        'model.safetensors',
+        'modeling_x.py',
+        'spiece.model',
+        'tekken.json',
+      ],
+      [
+        'LICENSE',
+        'chat_template.jinja',
+        'generation_config.json',
+        'merges.txt',
+        'model.safetensors',
+        'modeling_x.py',
+        'spiece.model',
+        'tekken.json',
+      ],
+    ],
+    [
+      'pickles alone are taken',
+      ['config.json', 'pytorch_model.bin', 'model.onnx'],
+      ['config.json', 'pytorch_model.bin'],
+    ],
+    [
+      'a pickle in a folder without safetensors is a part of its own',
+      ['model.safetensors', '1_Pooling/config.json', '2_Dense/pytorch_model.bin'],
+      ['1_Pooling/config.json', '2_Dense/pytorch_model.bin', 'model.safetensors'],
+    ],
+    [
+      'the small heads of bge-m3 stay beside its safetensors',
+      ['model.safetensors', 'colbert_linear.pt', 'sparse_linear.pt', 'training_args.bin'],
+      ['colbert_linear.pt', 'model.safetensors', 'sparse_linear.pt'],
+    ],
+    ['a GGUF repository keeps its GGUF', ['model.gguf', 'README.md'], ['README.md', 'model.gguf']],
+    [
+      'pictures and git files are not needed',
+      ['.gitattributes', 'a.png', 'model.safetensors'],
+      ['model.safetensors'],
+    ],
+  ])('%s', (_, paths, expected) => {
+    expect(chosen(...paths)).toEqual(expected);
+  });
+
+  it.each([
+    ['without weights', () => chosen('config.json', 'README.md'), 'NoWeights'],
+    ['with only ONNX weights', () => chosen('config.json', 'onnx/model.onnx'), 'NoWeights'],
+    ['that lists a file twice', () => chosen('model.safetensors', 'a.txt', 'a.txt'), 'BadListing'],
+    ['with a file where a folder must be', () => chosen('model.safetensors', 'a', 'a/b.txt'), 'BadListing'],
+    ['with a path out of its folder', () => chosen('model.safetensors', '../x.json'), 'BadListing'],
+    [
+      'with too many files',
+      () => chosen('model.safetensors', ...Array.from({ length: filesMax }, (_, index) => `${index}.txt`)),
+      'BadListing',
+    ],
+    [
+      'with a file without a hash',
+      () => chooseFiles([{ path: 'model.safetensors', size: 1, oid: null, lfsOid: null }], 'org/m'),
+      'BadListing',
+    ],
+    [
+      'with a size that is none',
+      () => chooseFiles([{ path: 'model.safetensors', size: -1, oid, lfsOid: sha }], 'org/m'),
+      'BadListing',
+    ],
+  ])('one %s is refused', (_, call, reason) => {
+    expect(reasonOf(call)).toBe(reason);
+  });
+});
+
+describe('a path from the hub', () => {
+  it.each([
+    '',
+    '/etc/passwd',
+    '../x',
+    'a/../b',
+    './a',
+    'a//b',
+    'a/',
+    'a\\b',
+    'a\nb',
+    'a\0b',
+    '.greenthread.json',
+    'x/.greenthread-y',
+    'm.greenthread-part',
+    'x'.repeat(201),
+    'ab/'.repeat(400),
+  ])('is refused: %j', (path) => {
+    expect(pathRefusal(path)).not.toBeNull();
+  });
+
+  it.each(['config.json', '1_Pooling/config.json', 'a..b', 'Größe.txt', '.hidden', 'a b'])(
+    'is taken: %j',
+    (path) => {
+      expect(pathRefusal(path)).toBeNull();
+    },
+  );
+});
+
+describe('what is left', () => {
+  const wanted = chooseFiles(listed('config.json', 'model.safetensors', 'vocab.json'), 'org/m');
+
+  it('counts finished files, parts, and parts that are too long', () => {
+    const left = remaining(
+      wanted,
+      new Map([
+        ['config.json', { finishedBytes: 10, partBytes: 0 }],
+        ['model.safetensors', { finishedBytes: null, partBytes: 4 }],
+        ['vocab.json', { finishedBytes: 9, partBytes: 11 }],
+      ]),
+    );
+    expect(left.files.map(({ path }) => path)).toEqual(['model.safetensors', 'vocab.json']);
+    expect(left).toMatchObject({ bytes: 16, haveBytes: 14, totalBytes: 30 });
+  });
+
+  it('must fit on the disk beside the reserve, else the message has both figures', () => {
+    const GiB = 2 ** 30;
+    expect(reasonOf(() => requireSpace(5 * GiB, 5 * GiB + reserveBytes, '/mnt/models'))).toBe(
+      'nothing thrown',
+    );
+    expect(() => requireSpace(5 * GiB, 4 * GiB, '/mnt/models')).toThrow(
+      /5\.1 GiB.*\/mnt\/models.*4\.0 GiB.*storage\.modelsPath/,
+    );
+    expect(reasonOf(() => requireSpace(0, 0, '/mnt/models'))).toBe('nothing thrown');
+  });
+});
+
+describe('a refusal of the hub', () => {
+  const asked: Asked = { endpoint: 'https://hub', modelName: 'org/m', revision: 'v1', hasToken: false };
+  const withToken = { ...asked, hasToken: true };
+  it.each([
+    [
+      401,
+      'GatedRepo',
+      asked,
+      'TokenNeeded',
+      /licence at https:\/\/hub\/org\/m.*controller\.huggingFaceToken/,
+    ],
+    [403, 'GatedRepo', withToken, 'LicenceNotAccepted', /accept its licence/],
+    [401, 'RepoNotFound', asked, 'TokenNeeded', /spec\.modelName.*controller\.huggingFaceToken/],
+    [401, null, withToken, 'TokenRefused', /not expired/],
+    [403, null, withToken, 'TokenRefused', /controller\.huggingFaceToken/],
+    [404, 'RevisionNotFound', asked, 'RevisionNotFound', /spec\.revision/],
+    [404, 'RepoNotFound', withToken, 'ModelNotFound', /spec\.modelName/],
+    [404, 'EntryNotFound', asked, 'BadListing', /not there/],
+    [451, null, asked, 'HubRefused', /451/],
+  ])('with %i %s is final and says what to change', (status, errorCode, who, reason, text) => {
+    const failure = judgeStatus({ status, errorCode, retryAfter: null, nowMs: 0 }, who);
+    expect(failure).toMatchObject({ reason, retry: false });
+    expect(failure.message).toMatch(text);
+  });
+
+  it.each([
+    [429, 'RateLimited'],
+    [500, 'HubUnavailable'],
+    [503, 'HubUnavailable'],
+    [408, 'HubUnavailable'],
+  ])('with %i may pass: it is tried again after what the hub asks', (status, reason) => {
+    expect(judgeStatus({ status, errorCode: null, retryAfter: '3', nowMs: 0 }, asked)).toMatchObject({
+      reason,
+      retry: true,
+      afterMs: 3000,
+    });
+  });
+
+  it.each([
+    ['ENOSPC', 'NoSpace', false],
+    ['EROFS', 'DiskFailed', false],
+    ['ECONNRESET', 'HubUnreachable', true],
+    ['UND_ERR_BODY_TIMEOUT', 'HubUnreachable', true],
+    [null, 'HubUnreachable', true],
+  ])('or the system error %s means %s', (code, reason, retry) => {
+    expect(judgeError({ code, text: 'it failed' }, asked)).toMatchObject({ reason, retry });
+  });
+});
+
+describe('the pause before a next try', () => {
+  it.each([
+    [null, null],
+    ['2', 2000],
+    ['99999', retryAfterMsMax],
+    ['Thu, 01 Jan 1970 00:00:10 GMT', 9000],
+    ['Thu, 01 Jan 1970 00:00:00 GMT', 0],
+    ['soon', null],
+  ])('by Retry-After %s is %s ms', (header, ms) => {
+    expect(parseRetryAfter(header, 1000)).toBe(ms);
+  });
+
+  it('doubles with jitter up to 30 s, and is never shorter than asked for', () => {
+    expect([1, 2, 3, 20].map((failures) => retryDelayMs(failures, 500, 1, null))).toEqual([
+      500, 1000, 2000, 30_000,
+    ]);
+    expect(retryDelayMs(1, 500, 0, null)).toBe(250);
+    expect(retryDelayMs(1, 500, 0, 7000)).toBe(7000);
+  });
+});
+
+describe('the environment', () => {
+  const good = { MODEL_NAME: 'org/m' };
+
+  it('has defaults for all but the model', () => {
+    expect(readSettings(good)).toEqual({
+      endpoint: 'https://huggingface.co',
+      token: null,
+      modelName: 'org/m',
+      revision: 'main',
+      modelsDir: '/mnt/models',
+    });
+  });
+
+  it.each([
+    [{}, 'MODEL_NAME'],
+    [{ MODEL_NAME: '../etc' }, 'MODEL_NAME'],
+    [{ MODEL_NAME: 'a--b/c' }, 'MODEL_NAME'],
+    [{ MODEL_NAME: 'a/b/c' }, 'MODEL_NAME'],
+    [{ ...good, REVISION: '../x' }, 'REVISION'],
+    [{ ...good, HF_ENDPOINT: 'file:///x' }, 'HF_ENDPOINT'],
+    [{ ...good, MODELS_DIR: 'models' }, 'MODELS_DIR'],
+    [{ ...good, HF_TOKEN: 'hf_a\nb' }, 'HF_TOKEN'],
+  ])('%j is refused and the variable named', (env, named) => {
+    expect(() => readSettings(env)).toThrow(named);
+  });
+
+  it('decides the places, a revision with slashes included', () => {
+    expect(placesOf('/mnt/models', 'org/m', 'refs/pr/1')).toEqual({
+      model: '/mnt/models/org--m',
+      incoming: '/mnt/models/.incoming/org--m',
+      lock: '/mnt/models/.incoming/org--m.lock',
+      ref: '/mnt/models/org--m/refs/refs%2Fpr%2F1',
+    });
+  });
+});
+
+describe('a manifest', () => {
+  const wanted = chooseFiles(listed('config.json', 'model.safetensors'), 'org/m');
+  const source = { modelName: 'org/m', revision: 'main', commit: oid, fetchedAtMs: 0 };
+  const manifest = makeManifest(source, wanted, new Map([['config.json', 'c'.repeat(64)]]));
+
+  it('names every file with its sha256, and reads back', () => {
+    expect(manifest).toMatchObject({ v: 1, bytes: 20, fetchedAt: '1970-01-01T00:00:00.000Z' });
+    expect(manifest.files).toEqual([
+      { path: 'config.json', bytes: 10, sha256: 'c'.repeat(64) },
+      { path: 'model.safetensors', bytes: 10, sha256: sha },
+    ]);
+    expect(parseManifest(JSON.stringify({ ...manifest, later: true }))).toMatchObject(manifest);
+  });
+
+  it.each(['', 'null', '{}', '[]', '{"v":1,"commit":"x","bytes":1,"files":[{}]}'])('is none: %s', (text) => {
+    expect(parseManifest(text)).toBeNull();
+  });
+});

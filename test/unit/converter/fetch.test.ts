@@ -1,0 +1,313 @@
+/** The fetch against the hub stub: what is published, what is fetched again, what goes wrong and how it ends. */
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import { afterAll, describe, expect, it } from 'vitest';
+import { FetchFailure } from '../../../converter/decide/failures.ts';
+import { parseManifest } from '../../../converter/decide/manifest.ts';
+import { type Bench, bench, closeAll, id } from './fetched.ts';
+
+afterAll(closeAll);
+
+const weights = 'model.safetensors';
+const downloads = ({ hub }: Bench) => hub.stats().models[id]?.downloads ?? 0;
+const weightBytes = ({ source }: Bench) => statSync(join(source, weights)).size;
+const same = (one: Bench, path: string, name: string) =>
+  readFileSync(join(path, name)).equals(readFileSync(join(one.source, name)));
+
+async function failure(promise: Promise<unknown>): Promise<FetchFailure> {
+  const error = await promise.then(
+    () => new Error('nothing was thrown'),
+    (thrown: unknown) => thrown,
+  );
+  if (!(error instanceof FetchFailure)) throw error;
+  return error;
+}
+
+describe.concurrent('a fetch', () => {
+  it('publishes the files and a manifest, and leaves nothing else', async () => {
+    const one = await bench();
+    const fetched = await one.fetch();
+    expect(fetched).toMatchObject({
+      files: 5,
+      downloaded: 5,
+      path: join(one.modelsDir, 'org--model', fetched.commit),
+    });
+    for (const name of [weights, 'config.json', 'tokenizer.json'])
+      expect(same(one, fetched.path, name)).toBe(true);
+    const manifest = parseManifest(readFileSync(join(fetched.path, '.greenthread.json'), 'utf8'))!;
+    expect(manifest).toMatchObject({
+      modelName: id,
+      revision: 'main',
+      commit: fetched.commit,
+      bytes: fetched.bytes,
+    });
+    expect(manifest.files.every(({ sha256 }) => /^[0-9a-f]{64}$/.test(sha256))).toBe(true);
+    expect(readdirSync(join(one.modelsDir, '.incoming'))).toEqual([]);
+    expect(readdirSync(join(one.modelsDir, 'org--model')).sort()).toEqual([fetched.commit, 'refs'].sort());
+    expect(JSON.parse(one.output.filter((line) => line.includes('progress')).at(-1)!)).toMatchObject({
+      bytes: fetched.bytes,
+      totalBytes: fetched.bytes,
+    });
+  });
+
+  it('of what is there downloads nothing', async () => {
+    const one = await bench();
+    const first = await one.fetch();
+    one.hub.resetStats();
+    expect(await one.fetch()).toEqual({ ...first, downloaded: 0 });
+    expect(downloads(one)).toBe(0);
+  });
+
+  it('of a named commit that is there does not even ask the hub', async () => {
+    const one = await bench();
+    const { commit } = await one.fetch();
+    one.hub.resetStats();
+    expect(await one.fetch({ env: { REVISION: commit } })).toMatchObject({ commit, downloaded: 0 });
+    expect(one.hub.stats().apiRequests).toBe(0);
+  });
+
+  it('of a revision that moved publishes the new commit beside the old one', async () => {
+    const one = await bench();
+    const old = await one.fetch();
+    writeFileSync(join(one.source, 'config.json'), '{"moved":true}');
+    const moved = await one.fetch();
+    expect(moved.commit).not.toBe(old.commit);
+    expect(existsSync(old.path) && same(one, moved.path, 'config.json')).toBe(true);
+  });
+
+  it('without the hub uses the commit it knows', async () => {
+    const one = await bench();
+    const first = await one.fetch();
+    one.hub.faults.add({ kind: 'status', status: 503, where: 'api', times: 0 });
+    expect(await one.fetch()).toEqual({ ...first, downloaded: 0 });
+    await one.hub.close();
+    expect(await one.fetch()).toEqual({ ...first, downloaded: 0 });
+  });
+
+  it('without the hub and without files says that it cannot be reached', async () => {
+    const one = await bench();
+    await one.hub.close();
+    expect(await failure(one.fetch())).toMatchObject({ reason: 'HubUnreachable' });
+  });
+
+  it('of a damaged folder fetches what is missing alone', async () => {
+    const one = await bench();
+    const { path } = await one.fetch();
+    rmSync(join(path, 'config.json'));
+    writeFileSync(join(path, 'tokenizer.json'), 'cut');
+    one.hub.resetStats();
+    expect(await one.fetch()).toMatchObject({ downloaded: 2, files: 5 });
+    expect(Object.keys(one.hub.stats().models[id]!.files).sort()).toEqual(['config.json', 'tokenizer.json']);
+    expect(same(one, path, 'tokenizer.json')).toBe(true);
+  });
+});
+
+describe.concurrent('a download', () => {
+  it('that is cut goes on where it stopped', async () => {
+    const one = await bench();
+    one.hub.faults.add(
+      { kind: 'truncated', bytes: 100_000, path: weights },
+      { kind: 'truncated', bytes: 50_000, path: weights },
+    );
+    const fetched = await one.fetch();
+    expect(same(one, fetched.path, weights)).toBe(true);
+    expect(one.hub.stats().models[id]!.files[weights]).toBe(3);
+    expect(one.hub.stats().models[id]!.bytes).toBe(fetched.bytes);
+  });
+
+  it('that was interrupted goes on in the next Job', async () => {
+    const one = await bench({ model: { weightBytes: 2_000_000 } });
+    one.hub.faults.add({ kind: 'slow', bytesPerSecond: 4_000_000, path: weights });
+    const stop = new AbortController();
+    const part = join(one.modelsDir, '.incoming/org--model');
+    const interrupted = failure(one.fetch({ signal: stop.signal }));
+    for (let have = 0; have < 200_000; ) {
+      await new Promise((resolve) => setTimeout(resolve, 10));
+      const [commit] = existsSync(part) ? readdirSync(part) : [];
+      const file = join(part, commit ?? '', `${weights}.greenthread-part`);
+      have = existsSync(file) ? statSync(file).size : 0;
+    }
+    stop.abort();
+    expect(await interrupted).toMatchObject({ reason: 'Interrupted' });
+    expect(existsSync(join(one.modelsDir, '.incoming/org--model.lock'))).toBe(false);
+    one.hub.resetStats();
+    const { path } = await one.fetch();
+    expect(same(one, path, weights)).toBe(true);
+    expect(one.hub.stats().models[id]!.bytes).toBeLessThanOrEqual(weightBytes(one) - 200_000 + 10_000);
+  });
+
+  it('that the server restarts from the first byte is taken from there', async () => {
+    const one = await bench();
+    one.hub.faults.add(
+      { kind: 'truncated', bytes: 100_000, path: weights },
+      { kind: 'noRange', path: weights },
+    );
+    const { path } = await one.fetch();
+    expect(same(one, path, weights)).toBe(true);
+  });
+
+  it.each([weights, 'config.json'])('of %s with a wrong hash is done again', async (name) => {
+    const one = await bench();
+    one.hub.faults.add({ kind: 'corrupt', path: name });
+    const { path } = await one.fetch();
+    expect(same(one, path, name)).toBe(true);
+    expect(one.hub.stats().models[id]!.files[name]).toBe(2);
+  });
+
+  it('whose hash stays wrong fails, and nothing is published', async () => {
+    const one = await bench();
+    one.hub.faults.add({ kind: 'corrupt', path: weights, times: 0 });
+    expect(await failure(one.fetch())).toMatchObject({ reason: 'ChecksumMismatch' });
+    expect(one.hub.stats().models[id]!.files[weights]).toBe(3);
+    expect(existsSync(join(one.modelsDir, 'org--model'))).toBe(false);
+  });
+
+  it('survives 503 and 429 for a while', async () => {
+    const one = await bench();
+    one.hub.faults.add(
+      { kind: 'status', status: 503, where: 'api', retryAfterSeconds: 0 },
+      { kind: 'status', status: 503, path: weights, times: 2 },
+      { kind: 'status', status: 429, path: 'config.json', retryAfterSeconds: 0 },
+    );
+    expect(await one.fetch()).toMatchObject({ downloaded: 5 });
+  });
+
+  it('gives up a hub that fails for ever, after six tries', async () => {
+    const one = await bench();
+    one.hub.faults.add({ kind: 'status', status: 500, where: 'api', times: 0 });
+    expect(await failure(one.fetch())).toMatchObject({ reason: 'HubUnavailable' });
+    expect(one.hub.stats().apiRequests).toBe(6);
+  });
+});
+
+describe.concurrent('access', () => {
+  const config = { gated: true, tokens: ['hf_good'], refusedTokens: ['hf_refused'] };
+
+  it('without a token names the value to set and the licence', async () => {
+    const one = await bench({ config });
+    const { reason, message } = await failure(one.fetch());
+    expect(reason).toBe('TokenNeeded');
+    expect(message).toMatch(/accept its licence.*controller\.huggingFaceToken/);
+  });
+
+  it('with a token that did not accept the licence says so, and never the token', async () => {
+    const one = await bench({ config });
+    const { reason, message } = await failure(one.fetch({ env: { HF_TOKEN: 'hf_refused' } }));
+    expect(reason).toBe('LicenceNotAccepted');
+    expect(one.output.join('') + message).not.toContain('hf_refused');
+  });
+
+  it('with a good token works, and the CDN on another host never sees it', async () => {
+    const one = await bench({ config });
+    const other = await bench({ config, hub: { cdnUrl: one.hub.url } });
+    expect(await other.fetch({ env: { HF_TOKEN: 'hf_good' } })).toMatchObject({ downloaded: 5 });
+    expect(one.hub.stats().models[id]!.files).toEqual({ [weights]: 1 });
+    expect(one.hub.stats().cdnRequestsWithToken).toBe(0);
+    expect(other.output.join('')).not.toContain('hf_good');
+  });
+
+  it('to what is not there names the field', async () => {
+    const one = await bench();
+    expect(await failure(one.fetch({ env: { REVISION: 'v9' } }))).toMatchObject({
+      reason: 'RevisionNotFound',
+    });
+    const gone = await failure(one.fetch({ env: { MODEL_NAME: 'org/nothing', HF_TOKEN: 'hf_x' } }));
+    expect(gone).toMatchObject({ reason: 'ModelNotFound' });
+  });
+});
+
+describe.concurrent('two Jobs at once', () => {
+  it('download each file once', async () => {
+    const one = await bench();
+    one.hub.faults.add({ kind: 'slow', bytesPerSecond: 1_500_000, path: weights });
+    const both = await Promise.all([one.fetch(), one.fetch()]);
+    expect(both.map(({ downloaded }) => downloaded).sort()).toEqual([0, 5]);
+    expect(downloads(one)).toBe(5);
+  });
+
+  it('do not wait for one that died', async () => {
+    const one = await bench();
+    const lock = join(one.modelsDir, '.incoming/org--model.lock');
+    mkdirSync(join(one.modelsDir, '.incoming'));
+    writeFileSync(lock, 'dead');
+    const longAgo = new Date(Date.now() - 60_000);
+    utimesSync(lock, longAgo, longAgo);
+    const both = await Promise.all([one.fetch(), one.fetch()]);
+    expect(both.map(({ downloaded }) => downloaded).sort()).toEqual([0, 5]);
+    expect(readdirSync(join(one.modelsDir, '.incoming'))).toEqual([]);
+  });
+
+  it('of which one is ended while it waits leave the other alone', async () => {
+    const one = await bench();
+    mkdirSync(join(one.modelsDir, '.incoming'));
+    writeFileSync(join(one.modelsDir, '.incoming/org--model.lock'), 'living');
+    const stop = new AbortController();
+    const waiting = failure(one.fetch({ signal: stop.signal }));
+    setTimeout(() => stop.abort(), 60);
+    expect(await waiting).toMatchObject({ reason: 'Interrupted' });
+    expect(readFileSync(join(one.modelsDir, '.incoming/org--model.lock'), 'utf8')).toBe('living');
+  });
+});
+
+describe.concurrent('a listing', () => {
+  const commit = 'c'.repeat(40);
+
+  /** The fetch against a hub whose listing is that. */
+  async function fetchListing(listing: unknown): Promise<{ reason: string; one: Bench }> {
+    const one = await bench();
+    const server = createServer((request, response) => {
+      const answer = request.url!.includes('/tree/')
+        ? listing
+        : { _id: 'x', id, sha: commit, lastModified: 0 };
+      response.setHeader('content-type', 'application/json').end(JSON.stringify(answer));
+    });
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+    const { reason } = await failure(one.fetch({ env: { HF_ENDPOINT: url } }));
+    server.closeAllConnections();
+    await new Promise((resolve) => server.close(resolve));
+    return { reason, one };
+  }
+  const file = (path: string, size = 10) => ({
+    type: 'file',
+    path,
+    size,
+    oid: 'a'.repeat(40),
+    lfs: { oid: 'b'.repeat(64) },
+  });
+
+  it.each(['../../../evil.safetensors', '/tmp/evil.safetensors'])(
+    'with the path %s is refused before anything is written',
+    async (path) => {
+      const { reason, one } = await fetchListing([file(weights), file(path)]);
+      expect(reason).toBe('BadListing');
+      expect(existsSync(join(one.modelsDir, '.incoming/org--model'))).toBe(false);
+    },
+  );
+
+  it('larger than the disk fails before anything is downloaded', async () => {
+    const { reason } = await fetchListing([file(weights, 2 ** 52)]);
+    expect(reason).toBe('NoSpace');
+  });
+
+  it.each([[[{ nonsense: true }]], [[]], [{ error: 'x' }]])('that is %j is refused', async (listing) => {
+    const { reason } = await fetchListing(listing);
+    expect(['BadListing', 'NoWeights']).toContain(reason);
+  });
+
+  it('of more than 16 MiB is refused', async () => {
+    const { reason } = await fetchListing([{ ...file(weights), filling: 'x'.repeat(17 * 2 ** 20) }]);
+    expect(reason).toBe('BadListing');
+  });
+});
