@@ -1,4 +1,5 @@
 /** The sidecar: front door of one model pod. */
+import { setFlagsFromString } from 'node:v8';
 import { createLog, errorText } from '#platform/log.ts';
 import { readEnvironment } from './decide/environment.ts';
 import { type FrontDoor, openFrontDoor } from './front-door.ts';
@@ -7,6 +8,12 @@ import { type FrontDoor, openFrontDoor } from './front-door.ts';
 const marginMs = 1_000;
 /** The last word on the link is out before the process is. */
 const partingMs = 50;
+
+/**
+ * V8 lets its nursery grow to 48 MB under load and never gives it back; each model pod would pay. Kept at its first size,
+ * 18,000 requests leave 128 MB resident instead of 175, at the same CPU time.
+ */
+setFlagsFromString('--semi-space-growth-factor=1');
 
 const log = createLog('sidecar');
 let leaving = false;
