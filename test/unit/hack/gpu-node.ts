@@ -1,7 +1,16 @@
 /** A simulated node for tests: GPUs in a folder of their own, the real binaries, real engine processes. */
-import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -15,14 +24,23 @@ const commandMsMax = 5_000;
 const untilMsMax = 8_000;
 const pollMs = 10;
 
+const cache =
+  process.env.GREENTHREAD_CACHE ??
+  join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'greenthread');
+
+/** The interpreter itself: a version manager's `python3` is a slow script. */
+const python = execFileSync('python3', ['-c', 'import sys; print(sys.executable)'], {
+  encoding: 'utf8',
+}).trim();
+
 /** Folder with the Go binaries, built once for each state of hack/gpu. */
 export async function gpuBinaries(): Promise<string> {
   const source = join(root, 'hack/gpu');
   const hash = createHash('sha256');
   for (const name of (readdirSync(source, { recursive: true }) as string[]).sort()) {
-    if (/\.(go|mod|sh|outline)$/.test(name) && !name.endsWith('_test.go')) hash.update(name).update(readFileSync(join(source, name)));
+    if (/\.(go|mod|sh|outline)$/.test(name) && !name.endsWith('_test.go'))
+      hash.update(name).update(readFileSync(join(source, name)));
   }
-  const cache = process.env.GREENTHREAD_CACHE ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'greenthread');
   const folder = join(cache, `gpu-sim-${hash.digest('hex').slice(0, 12)}`);
   if (existsSync(join(folder, 'nvidia-smi'))) return folder;
   mkdirSync(cache, { recursive: true });
@@ -69,7 +87,15 @@ export interface EngineOptions {
 }
 
 /** Quick figures, so that a test boots and wakes in tenths of a second. */
-const quick = ['bootSeconds=0.15', 'tokensPerSecond=200', 'firstTokenMs=5', 'wakeGBPerSecond=2000', 'wakeBaseMs=20', 'sleepMs=10'];
+const quick = [
+  'bootSeconds=0.05',
+  'tokensPerSecond=200',
+  'firstTokenMs=5',
+  'wakeGBPerSecond=2000',
+  'reloadGBPerSecond=2000',
+  'wakeBaseMs=20',
+  'sleepMs=10',
+];
 
 export class GpuNode {
   readonly folder = mkdtempSync(join(tmpdir(), 'gpu-node-'));
@@ -94,7 +120,11 @@ export class GpuNode {
   }
 
   async call(name: string, args: string[], env: Record<string, string> = {}): Promise<Answer> {
-    const options = { env: { ...process.env, GPU_SIM_DIR: this.gpus, ...env }, timeout: commandMsMax, maxBuffer: 16 << 20 };
+    const options = {
+      env: { ...process.env, GPU_SIM_DIR: this.gpus, ...env },
+      timeout: commandMsMax,
+      maxBuffer: 16 << 20,
+    };
     try {
       return { code: 0, ...(await run(join(this.#binaries, name), args, options)) };
     } catch (error) {
@@ -118,7 +148,10 @@ export class GpuNode {
 
   /** pid to MiB. */
   async processes(): Promise<Map<number, number>> {
-    const { stdout } = await this.smi('--query-compute-apps=pid,used_memory', '--format=csv,noheader,nounits');
+    const { stdout } = await this.smi(
+      '--query-compute-apps=pid,used_memory',
+      '--format=csv,noheader,nounits',
+    );
     const rows = stdout.split('\n').filter((line) => line !== '');
     return new Map(rows.map((line) => line.split(', ').map(Number) as [number, number]));
   }
@@ -126,7 +159,17 @@ export class GpuNode {
   /** Lines of a JSON log in a GPU's folder. */
   log(gpu: number, name: 'tokens.log' | 'access.log' | 'violations'): Record<string, unknown>[] {
     const text = readFileSync(join(this.gpus, this.uuids[gpu]!, name), 'utf8');
-    return text.split('\n').filter((line) => line !== '').map((line) => JSON.parse(line) as Record<string, unknown>);
+    return text
+      .split('\n')
+      .filter((line) => line !== '')
+      .map((line) => JSON.parse(line) as Record<string, unknown>);
+  }
+
+  /** Empties a GPU's logs, between tests that share a node. */
+  clear(gpu: number): void {
+    for (const name of ['tokens.log', 'access.log', 'violations']) {
+      writeFileSync(join(this.gpus, this.uuids[gpu]!, name), '');
+    }
   }
 
   /** A process outside every pod that takes memory. */
@@ -147,7 +190,8 @@ export class GpuNode {
   }
 
   async destroy(): Promise<void> {
-    for (const child of [...this.#strangers, ...this.#engines.map(({ child }) => child)]) child.kill('SIGKILL');
+    for (const child of [...this.#strangers, ...this.#engines.map(({ child }) => child)])
+      child.kill('SIGKILL');
     await Promise.all(this.#engines.map((engine) => engine.close()));
     rmSync(this.folder, { recursive: true, force: true });
   }
@@ -164,18 +208,37 @@ export class Engine {
   constructor(node: GpuNode, folder: string, options: EngineOptions) {
     mkdirSync(folder);
     this.socket = join(folder, 'engine.sock');
-    if (options.config !== null) writeFileSync(join(folder, 'config.json'), JSON.stringify(options.config ?? { max_position_embeddings: 4096 }));
+    if (options.config !== null)
+      writeFileSync(
+        join(folder, 'config.json'),
+        JSON.stringify(options.config ?? { max_position_embeddings: 4096 }),
+      );
     if (options.sim) writeFileSync(join(folder, 'sim.json'), JSON.stringify(options.sim));
-    const flags = ['--model', folder, '--served-model-name', options.model ?? 'org/model', 'alias', '--uds', this.socket];
+    const flags = [
+      '--model',
+      folder,
+      '--served-model-name',
+      options.model ?? 'org/model',
+      'alias',
+      '--uds',
+      this.socket,
+    ];
     const utilization = ['--gpu-memory-utilization', String(options.utilization ?? 0.4)];
     this.child = spawn(
-      'python3',
-      ['-m', 'vllm.entrypoints.openai.api_server', ...flags, '--enable-sleep-mode', ...utilization, ...(options.flags ?? [])],
+      python,
+      [
+        '-m',
+        'vllm.entrypoints.openai.api_server',
+        ...flags,
+        '--enable-sleep-mode',
+        ...utilization,
+        ...(options.flags ?? []),
+      ],
       {
         env: {
           PATH: process.env.PATH,
           PYTHONPATH: join(root, 'hack/engine'),
-          PYTHONDONTWRITEBYTECODE: '1',
+          PYTHONPYCACHEPREFIX: join(cache, 'pycache'),
           VLLM_SERVER_DEV_MODE: '1',
           GPU_SIM_DIR: node.gpus,
           NVIDIA_VISIBLE_DEVICES: (options.gpus ?? [node.uuids[0]!]).join(','),
@@ -184,7 +247,8 @@ export class Engine {
         stdio: ['ignore', 'pipe', 'pipe'],
       },
     );
-    for (const stream of [this.child.stdout!, this.child.stderr!]) stream.on('data', (data) => (this.output += data));
+    for (const stream of [this.child.stdout!, this.child.stderr!])
+      stream.on('data', (data) => (this.output += data));
     this.ended = new Promise((done) => this.child.once('close', (code) => done(code)));
     this.#agent = new Agent({ connect: { socketPath: this.socket }, headersTimeout: 0, bodyTimeout: 0 });
   }
@@ -198,7 +262,10 @@ export class Engine {
     return this;
   }
 
-  async send(path: string, options: Partial<Dispatcher.RequestOptions> = {}): Promise<Dispatcher.ResponseData> {
+  async send(
+    path: string,
+    options: Partial<Dispatcher.RequestOptions> = {},
+  ): Promise<Dispatcher.ResponseData> {
     return request(`http://engine${path}`, { dispatcher: this.#agent, method: 'POST', ...options } as never);
   }
 
@@ -210,7 +277,10 @@ export class Engine {
   /** A POST with a JSON body, and its JSON answer. */
   // biome-ignore lint/suspicious/noExplicitAny: bodies of many shapes, read by tests
   async post(path: string, body?: unknown): Promise<{ status: number; json: any }> {
-    const json = body === undefined ? {} : { body: JSON.stringify(body), headers: { 'content-type': 'application/json' } };
+    const json =
+      body === undefined
+        ? {}
+        : { body: JSON.stringify(body), headers: { 'content-type': 'application/json' } };
     const response = await this.send(path, json);
     const text = await response.body.text();
     return { status: response.statusCode, json: text === '' ? null : JSON.parse(text) };
@@ -218,8 +288,16 @@ export class Engine {
 
   /** A chat stream: its tokens as they come. */
   async stream(content: string, more: Record<string, unknown> = {}): Promise<ChatStream> {
-    const body = JSON.stringify({ model: 'org/model', stream: true, messages: [{ role: 'user', content }], ...more });
-    const response = await this.send('/v1/chat/completions', { body, headers: { 'content-type': 'application/json' } });
+    const body = JSON.stringify({
+      model: 'org/model',
+      stream: true,
+      messages: [{ role: 'user', content }],
+      ...more,
+    });
+    const response = await this.send('/v1/chat/completions', {
+      body,
+      headers: { 'content-type': 'application/json' },
+    });
     return new ChatStream(response);
   }
 

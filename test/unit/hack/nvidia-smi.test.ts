@@ -62,7 +62,11 @@ describe('nvidia-smi -q -x', () => {
       expect(stdout).toContain(`nvsmi_device_${dialect}.dtd`);
       const log = new XMLParser().parse(stdout).nvidia_smi_log;
       expect(log.attached_gpus).toBe(3);
-      expect(log.gpu.map((gpu: { product_name: string }) => gpu.product_name)).toEqual(['NVIDIA A40', 'NVIDIA A40', 'Tesla T4']);
+      expect(log.gpu.map((gpu: { product_name: string }) => gpu.product_name)).toEqual([
+        'NVIDIA A40',
+        'NVIDIA A40',
+        'Tesla T4',
+      ]);
       expect(log.gpu[0].remapped_rows.remapped_row_pending).toBe('No');
     }
   });
@@ -82,7 +86,9 @@ describe('nvidia-smi', () => {
     const again = await create('--gpus', 'a40:2,t4:1');
     expect(again.uuids).toEqual(node.uuids);
     expect((await node.smi('-L')).stdout).toBe(
-      node.uuids.map((uuid, i) => `GPU ${i}: ${['NVIDIA A40', 'NVIDIA A40', 'Tesla T4'][i]} (UUID: ${uuid})\n`).join(''),
+      node.uuids
+        .map((uuid, i) => `GPU ${i}: ${['NVIDIA A40', 'NVIDIA A40', 'Tesla T4'][i]} (UUID: ${uuid})\n`)
+        .join(''),
     );
   });
 
@@ -97,7 +103,12 @@ describe('nvidia-smi', () => {
   });
 
   it.each([
-    ['a field that no driver knows', ['--query-gpu=memory.total,nonsense', '--format=csv'], 2, 'Field "nonsense" is not a valid field to query.'],
+    [
+      'a field that no driver knows',
+      ['--query-gpu=memory.total,nonsense', '--format=csv'],
+      2,
+      'Field "nonsense" is not a valid field to query.',
+    ],
     ['an option it has not', ['--nonsense'], 2, 'Invalid combination of input arguments'],
     ['a GPU that is not there', ['-q', '-x', '-i', 'GPU-0'], 6, 'No devices were found'],
   ])('refuses %s', async (_, args, code, text) => {
@@ -186,13 +197,19 @@ describe('video memory', () => {
   it('is not given twice', async () => {
     const node = await create('--gpus', 't4:1');
     await node.stranger(0, 14_000);
-    expect(await node.call('gpu-sim-hold', [node.uuids[0]!, '1000'])).toMatchObject({ code: 1, stderr: expect.stringContaining('out of memory') });
+    expect(await node.call('gpu-sim-hold', [node.uuids[0]!, '1000'])).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining('out of memory'),
+    });
   });
 
   it('adds up to the total', async () => {
     const node = await create('--gpus', 'a40:1');
     await node.stranger(0, 1234);
-    const { stdout } = await node.smi('--query-gpu=memory.total,memory.reserved,memory.used,memory.free', '--format=csv,noheader,nounits');
+    const { stdout } = await node.smi(
+      '--query-gpu=memory.total,memory.reserved,memory.used,memory.free',
+      '--format=csv,noheader,nounits',
+    );
     const [total, reserved, used, free] = stdout.split(', ').map(Number);
     expect(reserved! + used! + free!).toBe(total);
   });

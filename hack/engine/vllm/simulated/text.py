@@ -32,7 +32,7 @@ def pieces(prompt, least, most):
     wanted = max(least, len(echo))
     words = echo + [FILLER[(start + i) % len(FILLER)] for i in range(wanted - len(echo))]
     reason = "stop"
-    if most is not None and most < len(words):
+    if most is not None and most <= len(words):
         words, reason = words[:most], "length"
     return [word if i == 0 else " " + word for i, word in enumerate(words)], reason
 

@@ -1,0 +1,181 @@
+/** How the simulated engine comes up, and what kills it. */
+import { existsSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, describe, expect, it } from 'vitest';
+import { GpuNode, until } from './gpu-node.ts';
+
+/** Each test has a node of its own, and they run side by side: most of their time is waiting. */
+const nodes: GpuNode[] = [];
+const create = async (): Promise<GpuNode> => {
+  const node = await GpuNode.create('--gpus', 'a40:2');
+  nodes.push(node);
+  return node;
+};
+afterAll(async () => {
+  await Promise.all(nodes.map((node) => node.destroy()));
+});
+
+describe.concurrent('a boot', () => {
+  it('takes its share of each GPU it is given, in steps, and listens at the end', async () => {
+    const node = await create();
+    await node.set('all', 'engine.bootSeconds=0.4');
+    const engine = node.engine({
+      gpus: node.uuids,
+      flags: ['--tensor-parallel-size', '2'],
+      utilization: 0.5,
+    });
+    const seen = new Set<number>();
+    await until('the engine', async () => {
+      const used = await node.used();
+      seen.add(used[0]!);
+      const up = existsSync(engine.socket) && (await engine.get('/health').catch(() => null));
+      return up && up.status === 200;
+    });
+    expect(seen.size).toBeGreaterThanOrEqual(3);
+    const share = Math.ceil((49140 - 594) * 0.5) + 4;
+    expect(await node.used()).toEqual([share, share]);
+  });
+
+  it.each([
+    ['the folder has no config.json', { config: null }, "Can't load the configuration of"],
+    ['config.json is no object', { config: [] }, 'not a valid JSON file'],
+    [
+      'it needs more GPUs than it sees',
+      { flags: ['--tensor-parallel-size', '2'] },
+      'World size (2) is larger than the number of available GPUs (1)',
+    ],
+    ['it sees no GPU', { gpus: ['GPU-0'] }, 'Failed to infer device type'],
+    [
+      'its context is longer than the model',
+      { flags: ['--max-model-len', '32k'] },
+      'greater than the derived max_model_len',
+    ],
+    [
+      'its weights do not fit its share',
+      { sim: { weightsMiB: 45_000 } },
+      'No available memory for the cache blocks',
+    ],
+    ['sim.json has a word it does not know', { sim: { bootSecond: 1 } }, 'no parameter bootSecond'],
+  ])('ends with code 1 when %s', async (_, options, text) => {
+    const node = await create();
+    const engine = node.engine(options);
+    expect(await engine.ended).toBe(1);
+    expect(engine.output).toContain(text);
+    expect(node.log(0, 'violations')).toEqual([]);
+  });
+
+  it.each([
+    ['an unknown flag', ['--no-such-flag'], 'unrecognized arguments: --no-such-flag'],
+    ['a bad choice', ['--dtype', 'int3'], "argument --dtype: invalid choice: 'int3'"],
+    ['a share beyond the GPU', ['--gpu-memory-utilization', '1.5'], 'argument --gpu-memory-utilization'],
+  ])('ends with code 2 for %s, as argparse does', async (_, flags, text) => {
+    const node = await create();
+    const engine = node.engine({ flags });
+    expect(await engine.ended).toBe(2);
+    expect(engine.output).toContain(text);
+  });
+
+  it("takes vLLM's usual flags", async () => {
+    const node = await create();
+    const flags = [
+      '--dtype',
+      'bfloat16',
+      '--load-format',
+      'gthread',
+      '--max_model_len',
+      '2K',
+      '--enforce-eager',
+      '--no-enable-prefix-caching',
+    ];
+    const engine = await node
+      .engine({ flags: [...flags, '--tool-call-parser', 'hermes', '--runner', 'pooling'] })
+      .ready();
+    expect(JSON.parse((await engine.get('/v1/models')).text).data[0].max_model_len).toBe(2048);
+  });
+
+  it('exits as its model folder says', async () => {
+    const node = await create();
+    expect(await node.engine({ sim: { exitCode: 7 } }).ended).toBe(7);
+  });
+
+  it('is refused where less is free than it wants, and that is written down', async () => {
+    const node = await create();
+    await node.stranger(0, 40_000);
+    const engine = node.engine();
+    expect(await engine.ended).toBe(1);
+    expect(engine.output).toContain('on startup is less than desired GPU memory utilization (0.4');
+    expect(node.log(0, 'violations')).toMatchObject([{ kind: 'start-refused' }]);
+  });
+
+  it('dies when memory grows free while it boots, and that is written down', async () => {
+    const node = await create();
+    const stranger = await node.stranger(0, 5000);
+    await node.set(0, 'engine.bootSeconds=5');
+    const engine = node.engine();
+    await until('its first memory', async () => (await node.processes()).get(engine.pid));
+    stranger.kill('SIGKILL');
+    expect(await engine.ended).toBe(1);
+    expect(engine.output).toContain('Error in memory profiling. Initial free memory');
+    expect(node.log(0, 'violations')).toMatchObject([{ kind: 'grew-while-boot', pid: engine.pid }]);
+  });
+
+  it('dies when others take what it was going to use, and that is written down', async () => {
+    const node = await create();
+    await node.set(0, 'engine.bootSeconds=2');
+    const engine = node.engine({ utilization: 0.9 });
+    await until('its first memory', async () => (await node.processes()).get(engine.pid));
+    await node.stranger(0, 20_000);
+    expect(await engine.ended).toBe(1);
+    expect(engine.output).toContain('CUDA out of memory');
+    expect(node.log(0, 'violations')).toMatchObject([{ kind: 'out-of-memory-on-boot' }]);
+  });
+
+  it('does not listen over a stale socket', async () => {
+    const node = await create();
+    const first = await node.engine().ready();
+    const second = node.engine({ flags: ['--uds', first.socket] });
+    expect(await second.ended).toBe(1);
+    expect(second.output).toContain('Address already in use');
+  });
+});
+
+describe.concurrent('an engine that ends', () => {
+  it('frees its memory when killed, and the next one clears its claim away', async () => {
+    const node = await create();
+    const engine = await node.engine().ready();
+    engine.child.kill('SIGKILL');
+    await engine.ended;
+    expect(await node.used()).toEqual([4, 4]);
+    await node.engine().ready();
+    expect(readdirSync(join(node.gpus, node.uuids[0]!, 'claims')).length).toBe(1);
+  });
+
+  it('breaks its streams off when its GPU is lost, and is gone with code 1', async () => {
+    const node = await create();
+    const engine = await node.engine().ready();
+    const stream = await engine.stream('x', { max_tokens: 3000, ignore_eos: true });
+    await until('tokens', () => stream.tokens.length > 2);
+    await node.set(0, 'fault=lost');
+    expect(await engine.ended).toBe(1);
+    await expect(stream.done).rejects.toThrow();
+    expect(engine.output).toContain('CUDA error');
+  });
+
+  it('ends with code 0 on SIGTERM', async () => {
+    const node = await create();
+    const engine = await node.engine().ready();
+    engine.child.kill('SIGTERM');
+    expect(await engine.ended).toBe(0);
+  });
+
+  it('two share a GPU, and the second to wake meets the first', async () => {
+    const node = await create();
+    const a = await node.engine({ utilization: 0.6 }).ready();
+    await a.post('/sleep?level=1');
+    const other = await node.engine({ utilization: 0.6, model: 'org/other' }).ready();
+    expect((await a.post('/wake_up')).status).toBe(500);
+    await other.post('/sleep?level=1');
+    expect((await a.post('/wake_up')).status).toBe(200);
+    expect(node.log(0, 'violations').map((line) => line.kind)).toEqual(['out-of-memory-on-wake']);
+  });
+});
