@@ -1,0 +1,109 @@
+/** Each effect of the arbiter's to the call it stands for. Nothing is waited for here; results are posted as events. */
+import type { FromAgent } from '#proto/link.ts';
+import type { ArbiterEffect, ArbiterEvent } from '../decide/arbiter/words.ts';
+import type { LauncherMessage, Untimed } from '../decide/launcher-line.ts';
+import type { Engine } from './engine.ts';
+
+type CarriedEffect = Exclude<ArbiterEffect, { type: 'timer' }>;
+type Of<T extends ArbiterEffect['type']> = Extract<ArbiterEffect, { type: T }>;
+
+export interface Ports {
+  /** @returns false when nobody is there: it will say hello, and be told then */
+  toSidecar(podUid: string, message: FromAgent): boolean;
+  toLauncher(podUid: string, message: LauncherMessage): boolean;
+  /** null when the pod has no directory */
+  engine(podUid: string): Engine | null;
+  /** What a wake brings back on each GPU, for the time it may take; null when not known. */
+  wakeBytes(podUid: string): number | null;
+  wakeSent(podUid: string): void;
+  measure(): void;
+  remember(effect: Of<'remember'>): void;
+  explain(effect: Of<'explain'>): void;
+  post(event: Untimed<ArbiterEvent>): void;
+  nowMs(): number;
+}
+
+const noEngine = { ok: false, message: 'the pod has no directory on this node any more' };
+
+/** @returns what the loop calls for each effect */
+export function createCarrier(ports: Ports): (effect: CarriedEffect) => void {
+  const { post } = ports;
+
+  function ask(podUid: string): void {
+    const engine = ports.engine(podUid);
+    if (!engine) return post({ type: 'engine-state', podUid, state: 'unreachable' });
+    void engine.ask().then((state) => post({ type: 'engine-state', podUid, state }));
+  }
+
+  function sleep(podUid: string, level: 1 | 2): void {
+    const engine = ports.engine(podUid);
+    if (!engine) return post({ type: 'slept', podUid, ...noEngine });
+    void engine.sleep(level).then((outcome) => post({ type: 'slept', podUid, ...outcome }));
+  }
+
+  function wake(podUid: string): void {
+    const engine = ports.engine(podUid);
+    const began = ports.nowMs();
+    if (!engine) return post({ type: 'woken', podUid, tookMs: 0, ...noEngine });
+    void engine
+      .wake(ports.wakeBytes(podUid), () => ports.wakeSent(podUid))
+      .then((outcome) => post({ type: 'woken', podUid, tookMs: ports.nowMs() - began, ...outcome }));
+  }
+
+  return (effect) => {
+    const { type } = effect;
+    switch (type) {
+      case 'tell':
+        return void ports.toSidecar(effect.podUid, { state: effect.state });
+      case 'barrier': {
+        const { podUid, epoch, drainTimeoutMs } = effect;
+        return void ports.toSidecar(podUid, { barrier: { epoch, drainTimeoutMs } });
+      }
+      case 'end':
+        return void ports.toSidecar(effect.podUid, { end: { graceMs: effect.graceMs } });
+      case 'wait':
+      case 'grant':
+      case 'restart-engine':
+      case 'release-launcher':
+        return toLauncher(effect);
+      case 'ask-engine':
+        return ask(effect.podUid);
+      case 'sleep-engine':
+        return sleep(effect.podUid, effect.level);
+      case 'wake-engine':
+        return wake(effect.podUid);
+      case 'measure':
+        return ports.measure();
+      case 'remember':
+        return ports.remember(effect);
+      case 'explain':
+        return ports.explain(effect);
+      default: {
+        const never: never = type;
+        throw new Error(`no such effect: ${never}`);
+      }
+    }
+  };
+
+  function toLauncher(effect: Of<'wait' | 'grant' | 'restart-engine' | 'release-launcher'>): void {
+    const { podUid } = effect;
+    switch (effect.type) {
+      case 'wait':
+        return void ports.toLauncher(podUid, {
+          type: 'wait',
+          reason: effect.reason,
+          message: effect.message,
+        });
+      case 'grant':
+        return void ports.toLauncher(podUid, { type: 'grant', id: effect.id, bytes: effect.bytes });
+      case 'restart-engine':
+        return void ports.toLauncher(podUid, {
+          type: 'restart',
+          reason: effect.reason,
+          message: effect.message,
+        });
+      case 'release-launcher':
+        return void ports.toLauncher(podUid, { type: 'drained' });
+    }
+  }
+}
