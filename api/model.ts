@@ -56,7 +56,10 @@ export const reservedNames = [
   'v2',
 ] as const;
 
-/** vLLM flags that follow from other fields or that this system drives itself; `extraArgs` may not name them. */
+/**
+ * vLLM flags that follow from other fields or that this system drives itself; `extraArgs` may not name them, nor a
+ * beginning of one: argparse takes `--por` for `--port`. `config` names a file that could set any of them.
+ */
 export const ownedEngineFlags = [
   'host',
   'port',
@@ -72,10 +75,17 @@ export const ownedEngineFlags = [
   'dtype',
   'quantization',
   'tensor-parallel-size',
+  'tp',
   'pipeline-parallel-size',
+  'pp',
+  'data-parallel-size',
+  'dp',
   'gpu-memory-utilization',
   'api-key',
   'root-path',
+  'ssl-keyfile',
+  'ssl-certfile',
+  'config',
 ] as const;
 
 const upstreamId = '^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$';
@@ -150,7 +160,7 @@ const resourceList = z.record(
 
 const extraArg = text(4096).meta(
   cel({
-    rule: `!self.replace('_', '-').matches('^--?(${ownedEngineFlags.join('|')})(=.*)?$')`,
+    rule: `!self.matches('^--?[A-Za-z]') || ![${ownedEngineFlags.map((flag) => `'${flag}'`).join(', ')}].exists(flag, flag.startsWith(self.replace('_', '-').find('[A-Za-z][^=]*')))`,
     message:
       'spec.extraArgs may not set a flag that GreenThread owns (host, port, uds, load format, sleep mode) or that a field of the spec sets (dtype, quantization, parallelism, gpuMemoryUtilization, revision): remove it and use the field',
   }),
