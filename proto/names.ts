@@ -27,6 +27,9 @@ export const annotations = {
   vramBytes: 'greenthread.ai/vram-bytes',
 } as const;
 
+/** As api/crd.ts has it, for programs that have no room for the schema library that api/ brings. */
+export const apiVersion = 'greenthread.ai/v1alpha1';
+
 export const finalizer = 'greenthread.ai/cleanup';
 
 /** Server-side-apply field managers, one per writer. */
