@@ -1,0 +1,31 @@
+/** GPU.spec.bindings: the desired state that reaches the node. One apply for each GPU whose list differs. */
+import { apiVersion } from '#api/crd.ts';
+import { paths } from './apipaths.ts';
+import type { ClusterView, GpuBook } from './clusterview.ts';
+import { canonical } from './difference.ts';
+import type { Effect } from './effects.ts';
+
+const sorted = <T>(bindings: ReadonlyMap<string, T>): T[] =>
+  [...bindings].sort(([left], [right]) => (left < right ? -1 : 1)).map(([, binding]) => binding);
+
+function bindingEffect(book: GpuBook): Effect {
+  return {
+    type: 'apply',
+    kind: 'gpus',
+    path: paths.gpu(book.name),
+    // With the uid, so that an apply never makes a GPU: that is the agent's to do.
+    object: {
+      apiVersion,
+      kind: 'GPU',
+      metadata: { name: book.name, uid: book.object.metadata.uid },
+      spec: { bindings: sorted(book.wanted) },
+    },
+    because: `bindings: ${[...book.wanted.keys()].sort().join(', ') || 'none'}`,
+  };
+}
+
+/** Applies the bindings that phases have put into the books. */
+export const bindingEffects = (view: ClusterView): Effect[] =>
+  view.books
+    .filter((book) => canonical(sorted(book.wanted)) !== canonical(sorted(book.bound)))
+    .map(bindingEffect);

@@ -1,0 +1,212 @@
+/**
+ * Weights on a node: one Job for each (node, modelName, revision), shared by all Models that want the same files there.
+ * The finished Job is the memory that the files are there; it goes when no Model wants it any more (the files stay).
+ */
+import { labels, shortHash } from '#proto/names.ts';
+import { paths } from './apipaths.ts';
+import type { ClusterView } from './clusterview.ts';
+import type { Effect } from './effects.ts';
+import {
+  conditionStatus,
+  createdAtMs,
+  isTerminating,
+  type Job,
+  keyOf,
+  type Model,
+  type Pod,
+} from './kubernetes.ts';
+import { fetchJob } from './manifests/fetchjob.ts';
+import { ownAnnotations } from './settings.ts';
+
+/** A failed fetch is tried again after this, ms: a token or a network may have been mended since. */
+export const fetchRetryMs = 10 * 60_000;
+/** Longest message of a failed fetch that is shown, characters. */
+const messageCharactersMax = 1024;
+
+export type Fetch =
+  | { state: 'running'; message: string }
+  | { state: 'done'; path: string; commit: string; bytes: number | null }
+  | { state: 'failed'; reason: string; message: string };
+
+/** Name of the Job that brings a Model's files to a node. */
+export const fetchJobName = (node: string, modelName: string, revision: string): string =>
+  `gt-fetch-${shortHash(`${node}\n${modelName}\n${revision}`)}`;
+
+/** The Jobs that the plan still needs, and the pods by the Job that made them. */
+export interface Fetches {
+  wanted: Set<string>;
+  podsOfJob: ReadonlyMap<string, Pod[]>;
+}
+
+export function fetchesOf(view: ClusterView): Fetches {
+  const podsOfJob = Map.groupBy(
+    [...view.snapshot.ownPods.values()]
+      .filter((pod) => pod.metadata.labels?.['batch.kubernetes.io/job-name'])
+      .sort((left, right) => createdAtMs(right) - createdAtMs(left)),
+    (pod) => pod.metadata.labels!['batch.kubernetes.io/job-name']!,
+  );
+  return { wanted: new Set(), podsOfJob };
+}
+
+interface FetchStep {
+  fetch: Fetch;
+  effects: Effect[];
+  wakeAtMs: number | null;
+}
+
+/** Where the fetch for a Model on a node stands, and what moves it on. */
+export function fetchStep(view: ClusterView, fetches: Fetches, model: Model, node: string): FetchStep {
+  const { modelName, revision } = model.spec;
+  const name = fetchJobName(node, modelName, revision);
+  fetches.wanted.add(name);
+  const { namespace } = view.settings;
+  const job = view.snapshot.jobs.get(`${namespace}/${name}`);
+  if (!job || isTerminating(job)) {
+    const create: Effect = {
+      type: 'create',
+      kind: 'jobs',
+      path: paths.jobs(namespace),
+      object: fetchJob(view.settings, model, { name, node }),
+      because: `${modelName} is wanted on ${node}`,
+    };
+    return {
+      fetch: { state: 'running', message: `fetching ${modelName} to ${node}` },
+      effects: job ? [] : [create],
+      wakeAtMs: null,
+    };
+  }
+  return jobStep(view, fetches, job, `${modelName}@${revision} to ${node}`);
+}
+
+function jobStep(view: ClusterView, fetches: Fetches, job: Job, what: string): FetchStep {
+  const pods = fetches.podsOfJob.get(job.metadata.name) ?? [];
+  const path = paths.job(view.settings.namespace, job.metadata.name);
+  const noted = job.metadata.annotations?.[ownAnnotations.fetchResult];
+  const complete =
+    conditionStatus(job.status?.conditions, 'Complete') === 'True' || (job.status?.succeeded ?? 0) > 0;
+  const result = parseResult(noted) ?? (complete ? resultOf(pods) : null);
+  if (result) {
+    const note: Effect = {
+      type: 'patch',
+      kind: 'jobs',
+      path,
+      patch: { metadata: { annotations: { [ownAnnotations.fetchResult]: JSON.stringify(result) } } },
+      because: `${what} is fetched`,
+    };
+    return { fetch: { state: 'done', ...result }, effects: noted ? [] : [note], wakeAtMs: null };
+  }
+  const again: Effect = {
+    type: 'delete',
+    kind: 'jobs',
+    path,
+    uid: job.metadata.uid ?? '',
+    because: `fetch ${what} again`,
+  };
+  if (complete) {
+    // Its pod is gone before its result was read. Fetching again finds every file and downloads none.
+    return {
+      fetch: { state: 'running', message: `fetching ${what}` },
+      effects: pods.length > 0 ? [] : [again],
+      wakeAtMs: null,
+    };
+  }
+  const failedAt = job.status?.conditions?.find(({ type, status }) => type === 'Failed' && status === 'True');
+  if (failedAt) {
+    const retryAtMs = Date.parse(failedAt.lastTransitionTime ?? '') + fetchRetryMs;
+    const due = Number.isFinite(retryAtMs) && retryAtMs <= view.nowMs;
+    return {
+      fetch: { state: 'failed', ...failureOf(pods, failedAt) },
+      effects: due ? [again] : [],
+      wakeAtMs: due || !Number.isFinite(retryAtMs) ? null : retryAtMs,
+    };
+  }
+  return { fetch: pendingFetch(pods, what), effects: [], wakeAtMs: null };
+}
+
+/** The text that the converter left as its last word, of the newest pod that left one. */
+const lastWords = (pods: Pod[]): string[] =>
+  pods.flatMap((pod) =>
+    (pod.status?.containerStatuses ?? []).flatMap((container) => container.state?.terminated?.message ?? []),
+  );
+
+function parseResult(
+  text: string | undefined,
+): { path: string; commit: string; bytes: number | null } | null {
+  const value = parseObject(text);
+  if (!value || typeof value.path !== 'string' || typeof value.commit !== 'string') return null;
+  return {
+    path: value.path,
+    commit: value.commit,
+    bytes: typeof value.bytes === 'number' ? value.bytes : null,
+  };
+}
+
+const resultOf = (pods: Pod[]) => {
+  for (const text of lastWords(pods)) {
+    const result = parseResult(text);
+    if (result) return result;
+  }
+  return null;
+};
+
+function failureOf(
+  pods: Pod[],
+  failed: { reason?: string; message?: string },
+): { reason: string; message: string } {
+  for (const text of lastWords(pods)) {
+    const error = parseObject(text)?.error as { reason?: unknown; message?: unknown } | undefined;
+    if (typeof error?.message === 'string') {
+      return {
+        reason:
+          typeof error.reason === 'string' && /^[A-Za-z][A-Za-z0-9]*$/.test(error.reason)
+            ? error.reason
+            : 'FetchFailed',
+        message: error.message.slice(0, messageCharactersMax),
+      };
+    }
+  }
+  const detail = lastWords(pods)[0] ?? failed.message ?? failed.reason ?? 'no reason was given';
+  return { reason: 'FetchFailed', message: `the fetch Job failed: ${detail.slice(0, messageCharactersMax)}` };
+}
+
+/** A fetch under way; an image that cannot be had is said, as the Job itself would wait in silence. */
+function pendingFetch(pods: Pod[], what: string): Fetch {
+  const waiting = pods[0]?.status?.containerStatuses?.[0]?.state?.waiting;
+  if (waiting?.reason && /^(ErrImage|ImagePull|InvalidImage|Create|Run)/.test(waiting.reason)) {
+    return {
+      state: 'failed',
+      reason: waiting.reason.startsWith('ErrImage') ? 'ImagePullBackOff' : waiting.reason,
+      message: `the fetch Job's pod: ${(waiting.message ?? waiting.reason).slice(0, messageCharactersMax)}`,
+    };
+  }
+  const unschedulable = pods[0]?.status?.conditions?.find(
+    ({ type, status }) => type === 'PodScheduled' && status === 'False',
+  );
+  return {
+    state: 'running',
+    message: unschedulable?.message ? `fetching ${what}: ${unschedulable.message}` : `fetching ${what}`,
+  };
+}
+
+function parseObject(text: string | undefined): Record<string, unknown> | null {
+  try {
+    const value: unknown = JSON.parse((text ?? '').trim().split('\n').at(-1) ?? '');
+    return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : null;
+  } catch {
+    return null;
+  }
+}
+
+/** Jobs of ours that no Model wants any more. */
+export function unwantedFetches(view: ClusterView, fetches: Fetches): Effect[] {
+  return [...view.snapshot.jobs.values()]
+    .filter((job) => job.metadata.labels?.[labels.model] !== undefined)
+    .filter((job) => !fetches.wanted.has(job.metadata.name) && !isTerminating(job))
+    .map((job) => ({
+      type: 'delete',
+      kind: 'jobs',
+      path: paths.job(view.settings.namespace, job.metadata.name),
+      uid: job.metadata.uid ?? '',
+      because: `no Model wants ${keyOf(job)} any more`,
+    }));
+}

@@ -1,0 +1,89 @@
+/** The Job that brings a Model's upstream files to a node's disk. */
+import { labels, paths } from '#proto/names.ts';
+import type { Model } from '../kubernetes.ts';
+import { type ControllerSettings, components, partOf } from '../settings.ts';
+import { onNode, pullSecrets } from './containerrules.ts';
+
+/** Attempts after the first; each resumes where the last one stopped. */
+const fetchRetriesMax = 3;
+/** A download of hundreds of GB on a slow line may take this long; seconds. */
+const fetchSecondsMax = 24 * 3600;
+
+/** @param at the Job's name and the node it runs on */
+export function fetchJob(
+  settings: ControllerSettings,
+  model: Model,
+  at: { name: string; node: string },
+): object {
+  const ours = {
+    [labels.partOf]: partOf,
+    [labels.component]: components.fetch,
+    [labels.managedBy]: partOf,
+  };
+  return {
+    apiVersion: 'batch/v1',
+    kind: 'Job',
+    metadata: {
+      name: at.name,
+      namespace: settings.namespace,
+      labels: {
+        ...ours,
+        [labels.model]: model.metadata.name,
+        [labels.modelNamespace]: model.metadata.namespace,
+      },
+    },
+    spec: {
+      backoffLimit: fetchRetriesMax,
+      activeDeadlineSeconds: fetchSecondsMax,
+      template: {
+        // Without the label of model pods: the agent must not take a fetch for an engine.
+        metadata: { labels: ours },
+        spec: {
+          restartPolicy: 'Never',
+          affinity: onNode(at.node),
+          tolerations: [...settings.tolerations, ...model.spec.tolerations],
+          automountServiceAccountToken: false,
+          enableServiceLinks: false,
+          ...pullSecrets(settings.imagePullSecrets),
+          containers: [fetchContainer(settings, model)],
+          volumes: [{ name: 'models', hostPath: { path: settings.modelsPath, type: 'DirectoryOrCreate' } }],
+        },
+      },
+    },
+  };
+}
+
+function fetchContainer(settings: ControllerSettings, model: Model): object {
+  const { endpoint, secretName } = settings.huggingFace;
+  return {
+    name: 'fetch',
+    image: settings.image,
+    imagePullPolicy: settings.imagePullPolicy,
+    command: ['node', '/app/converter.js', 'fetch'],
+    env: [
+      { name: 'MODEL_NAME', value: model.spec.modelName },
+      { name: 'REVISION', value: model.spec.revision },
+      { name: 'MODELS_DIR', value: paths.models },
+      ...(endpoint === '' ? [] : [{ name: 'HF_ENDPOINT', value: endpoint }]),
+      ...(secretName === ''
+        ? []
+        : [
+            {
+              name: 'HF_TOKEN',
+              valueFrom: { secretKeyRef: { name: secretName, key: 'token', optional: true } },
+            },
+          ]),
+    ],
+    // root, because the folder on the node is root's, but with no capability: it writes only what root owns.
+    securityContext: {
+      runAsUser: 0,
+      allowPrivilegeEscalation: false,
+      readOnlyRootFilesystem: true,
+      capabilities: { drop: ['ALL'] },
+      seccompProfile: { type: 'RuntimeDefault' },
+    },
+    resources: { requests: { cpu: '100m', memory: '128Mi' } },
+    terminationMessagePolicy: 'FallbackToLogsOnError',
+    volumeMounts: [{ name: 'models', mountPath: paths.models }],
+  };
+}

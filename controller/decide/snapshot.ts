@@ -1,0 +1,36 @@
+/** Everything a plan looks at, at one moment. */
+import type { Gpu, Job, Model, Node, Pod, Route, Service } from './kubernetes.ts';
+
+/** What is watched. `ownPods` are the agents' and the fetch Jobs' pods in the chart's namespace. */
+export interface Watched {
+  models: Model;
+  gpus: Gpu;
+  nodes: Node;
+  pods: Pod;
+  ownPods: Pod;
+  jobs: Job;
+  services: Service;
+  routes: Route;
+}
+export type WatchedKind = keyof Watched;
+export const watchedKinds = [
+  'models',
+  'gpus',
+  'nodes',
+  'pods',
+  'ownPods',
+  'jobs',
+  'services',
+  'routes',
+] as const satisfies readonly WatchedKind[];
+
+/** Objects by `namespace/name`. */
+export type Snapshot = { [Kind in WatchedKind]: ReadonlyMap<string, Watched[Kind]> };
+
+/** What this process has seen of time, which no object can say: other clocks are not trusted. */
+export interface Memory {
+  /** Node name → ms, when this controller first saw the node not ready (or gone). */
+  nodeSilentSince: ReadonlyMap<string, number>;
+  /** Node name → ms, when this controller first saw that the node's agent cannot be heard. */
+  agentSilentSince: ReadonlyMap<string, number>;
+}
