@@ -80,7 +80,8 @@ const faultVerdicts: Record<string, (reason: string, message: string) => Verdict
   InterruptFault: degraded,
   InforomCorrupt: degraded,
 };
-const ofFault = ({ reason, message }: ProbeFault): Verdict =>
+/** What a fault alone says of the GPU it is about. */
+export const ofFault = ({ reason, message }: ProbeFault): Verdict =>
   (faultVerdicts[reason] ?? unknown)(reason, message);
 
 /** Believed at once: nothing works on such a board. */
@@ -155,7 +156,7 @@ const worst = (verdicts: Verdict[]): Verdict =>
   verdicts.reduce((most, verdict) => (rank(verdict) > rank(most) ? verdict : most), healthy);
 
 /** `0000:0B:00.0` and `00000000:0b:00.0` are one board. */
-const sameBoard = (a: string | null, b: string | null): boolean =>
+export const sameBoard = (a: string | null, b: string | null): boolean =>
   a !== null && b !== null && shortBus(a) === shortBus(b);
 const shortBus = (busId: string): string => busId.toUpperCase().replace(/^[0-9A-F]{4}(?=[0-9A-F]{4}:)/, '');
 
