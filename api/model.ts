@@ -160,7 +160,8 @@ const resourceList = z.record(
 
 const extraArg = text(4096).meta(
   cel({
-    rule: `!self.matches('^--?[A-Za-z]') || ![${ownedEngineFlags.map((flag) => `'${flag}'`).join(', ')}].exists(flag, flag.startsWith(self.replace('_', '-').find('[A-Za-z][^=]*')))`,
+    // The name is taken out once, in a list of one: within exists() it would count for each flag.
+    rule: `!self.matches('^--?[A-Za-z]') || [self.replace('_', '-').find('[A-Za-z][^=]*')].all(name, ![${ownedEngineFlags.map((flag) => `'${flag}'`).join(', ')}].exists(flag, flag.startsWith(name)))`,
     message:
       'spec.extraArgs may not set a flag that GreenThread owns (host, port, uds, load format, sleep mode) or that a field of the spec sets (dtype, quantization, parallelism, gpuMemoryUtilization, revision): remove it and use the field',
   }),
