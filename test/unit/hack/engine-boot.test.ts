@@ -1,5 +1,5 @@
 /** How the simulated engine comes up, and what kills it. */
-import { existsSync, readdirSync } from 'node:fs';
+import { readdirSync, statSync, truncateSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { GpuNode, until } from './gpu-node.ts';
@@ -16,24 +16,23 @@ afterAll(async () => {
 });
 
 describe.concurrent('a boot', () => {
-  it('takes its share of each GPU it is given, in steps, and listens at the end', async () => {
+  it('takes its share of each GPU it is given, and listens at the end', async () => {
     const node = await create();
-    await node.set('all', 'engine.bootSeconds=0.4');
-    const engine = node.engine({
-      gpus: node.uuids,
-      flags: ['--tensor-parallel-size', '2'],
-      utilization: 0.5,
-    });
-    const seen = new Set<number>();
-    await until('the engine', async () => {
-      const used = await node.used();
-      seen.add(used[0]!);
-      const up = existsSync(engine.socket) && (await engine.get('/health').catch(() => null));
-      return up && up.status === 200;
-    });
-    expect(seen.size).toBeGreaterThanOrEqual(3);
+    const flags = ['--tensor-parallel-size', '2'];
+    const engine = await node.engine({ gpus: node.uuids, flags, utilization: 0.5 }).ready();
     const share = Math.ceil((49140 - 594) * 0.5) + 4;
     expect(await node.used()).toEqual([share, share]);
+    await engine.post('/v1/completions', { prompt: 'x', max_tokens: 2 });
+    expect([node.log(0, 'tokens.log').length, node.log(1, 'tokens.log').length]).toEqual([2, 2]);
+  });
+
+  it('takes memory in steps, and does not listen meanwhile', async () => {
+    const node = await create();
+    await node.set('all', 'engine.bootSeconds=4');
+    const engine = node.engine({ utilization: 0.5 });
+    const seen = new Set<number>();
+    await until('three steps', async () => seen.add((await node.used())[0]!).size >= 3);
+    await expect(engine.get('/health')).rejects.toThrow('ECONNREFUSED');
   });
 
   it.each([
@@ -98,9 +97,27 @@ describe.concurrent('a boot', () => {
     expect(await node.engine({ sim: { exitCode: 7 } }).ended).toBe(7);
   });
 
+  it('takes a parameter from the environment before its folder, and from its folder before the GPU', async () => {
+    const node = await create();
+    await node.set('all', 'engine.exitCode=3');
+    expect(await node.engine().ended).toBe(3);
+    expect(await node.engine({ sim: { exitCode: 4 } }).ended).toBe(4);
+    await node.engine({ sim: { exitCode: 4 }, env: { VLLM_SIM_EXIT_CODE: '-1' } }).ready();
+  });
+
+  it('starts a log anew when it is full, and keeps the last one', async () => {
+    const node = await create();
+    const log = join(node.gpus, node.uuids[0]!, 'tokens.log');
+    truncateSync(log, (64 << 20) + 1);
+    const engine = await node.engine().ready();
+    await engine.post('/v1/completions', { prompt: 'x', max_tokens: 300, ignore_eos: true });
+    expect(statSync(`${log}.1`).size).toBeGreaterThan(64 << 20);
+    expect(statSync(log).size).toBeLessThan(1 << 20);
+  });
+
   it('is refused where less is free than it wants, and that is written down', async () => {
     const node = await create();
-    await node.stranger(0, 40_000);
+    await node.stranger(0, '40000');
     const engine = node.engine();
     expect(await engine.ended).toBe(1);
     expect(engine.output).toContain('on startup is less than desired GPU memory utilization (0.4');
@@ -109,7 +126,7 @@ describe.concurrent('a boot', () => {
 
   it('dies when memory grows free while it boots, and that is written down', async () => {
     const node = await create();
-    const stranger = await node.stranger(0, 5000);
+    const stranger = await node.stranger(0, '5000');
     await node.set(0, 'engine.bootSeconds=5');
     const engine = node.engine();
     await until('its first memory', async () => (await node.processes()).get(engine.pid));
@@ -124,7 +141,7 @@ describe.concurrent('a boot', () => {
     await node.set(0, 'engine.bootSeconds=2');
     const engine = node.engine({ utilization: 0.9 });
     await until('its first memory', async () => (await node.processes()).get(engine.pid));
-    await node.stranger(0, 20_000);
+    await node.stranger(0, '20000');
     expect(await engine.ended).toBe(1);
     expect(engine.output).toContain('CUDA out of memory');
     expect(node.log(0, 'violations')).toMatchObject([{ kind: 'out-of-memory-on-boot' }]);

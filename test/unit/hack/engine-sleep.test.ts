@@ -128,7 +128,7 @@ describe('a sleeping engine', () => {
 
   it('answers 500 to a wake without room, stays asleep, and writes it down', async () => {
     await engine.post('/sleep?level=1');
-    const stranger = await node.stranger(0, 47_000);
+    const stranger = await node.stranger(0, '47000');
     const { status, json } = await engine.post('/wake_up');
     expect(status).toBe(500);
     expect(json.error.message).toContain('CUDA out of memory');
@@ -189,6 +189,31 @@ describe('a faulty sleep', () => {
     await node.set(0, 'engine.wakeFails=false');
     expect((await engine.post('/wake_up')).status).toBe(200);
   });
+
+  it.each(['/sleep?level=1', '/v1/completions', '/health', '/wake_up'])(
+    'never comes back from %s (hang)',
+    async (path) => {
+      const places = {
+        '/sleep?level=1': 'sleep',
+        '/v1/completions': 'generate',
+        '/health': 'health',
+        '/wake_up': 'wake',
+      };
+      const hanging = await node.engine({ utilization: 0.1, model: 'org/hangs' }).ready();
+      if (path === '/wake_up') await hanging.post('/sleep?level=1');
+      await node.set(0, `engine.hang=${places[path as keyof typeof places]}`);
+      await until('the hang', () =>
+        (path === '/health' ? hanging.get(path, 150) : hanging.post(path, { prompt: 'x' }, 150)).then(
+          () => false,
+          () => true,
+        ),
+      );
+      expect((await hanging.get('/version')).status).toBe(200);
+      hanging.child.kill('SIGKILL');
+      await hanging.ended;
+      await node.set(0, 'engine.hang=');
+    },
+  );
 
   it('comes back talking nonsense (wakeGarbles)', async () => {
     await node.set(0, 'engine.wakeGarbles=true');

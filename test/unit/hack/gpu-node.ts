@@ -29,7 +29,7 @@ const cache =
   join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'greenthread');
 
 /** The interpreter itself: a version manager's `python3` is a slow script. */
-const python = execFileSync('python3', ['-c', 'import sys; print(sys.executable)'], {
+export const python = execFileSync('python3', ['-c', 'import sys; print(sys.executable)'], {
   encoding: 'utf8',
 }).trim();
 
@@ -56,6 +56,7 @@ export async function gpuBinaries(): Promise<string> {
 
 export interface Answer {
   code: number;
+  signal: string | null;
   stdout: string;
   stderr: string;
 }
@@ -119,17 +120,24 @@ export class GpuNode {
     return node;
   }
 
-  async call(name: string, args: string[], env: Record<string, string> = {}): Promise<Answer> {
+  /** Runs a program; after `msMax` it is killed. */
+  async call(
+    name: string,
+    args: string[],
+    env: Record<string, string> = {},
+    msMax = commandMsMax,
+  ): Promise<Answer> {
     const options = {
       env: { ...process.env, GPU_SIM_DIR: this.gpus, ...env },
-      timeout: commandMsMax,
+      timeout: msMax,
+      killSignal: 'SIGKILL' as const,
       maxBuffer: 16 << 20,
     };
     try {
-      return { code: 0, ...(await run(join(this.#binaries, name), args, options)) };
+      return { code: 0, signal: null, ...(await run(join(this.#binaries, name), args, options)) };
     } catch (error) {
-      const { code, stdout, stderr } = error as { code: number; stdout: string; stderr: string };
-      return { code: code ?? -1, stdout, stderr };
+      const { code, signal, stdout, stderr } = error as Answer;
+      return { code: code ?? -1, signal: signal ?? null, stdout, stderr };
     }
   }
 
@@ -172,9 +180,10 @@ export class GpuNode {
     }
   }
 
-  /** A process outside every pod that takes memory. */
-  async stranger(gpu: number, mib: number): Promise<ChildProcess> {
-    const child = spawn(join(this.#binaries, 'gpu-sim-hold'), [this.uuids[gpu]!, String(mib)], {
+  /** A process outside every pod that takes memory: MIB, or `--smaps COMMAND…`. */
+  async stranger(gpu: number, ...what: string[]): Promise<ChildProcess> {
+    const flags = what[0] === '--smaps' ? [what.shift()!] : [];
+    const child = spawn(join(this.#binaries, 'gpu-sim-hold'), [...flags, this.uuids[gpu]!, ...what], {
       env: { ...process.env, GPU_SIM_DIR: this.gpus },
       stdio: ['ignore', 'pipe', 'inherit'],
     });
@@ -196,6 +205,9 @@ export class GpuNode {
     rmSync(this.folder, { recursive: true, force: true });
   }
 }
+
+const deadline = (msMax: number | undefined) =>
+  msMax === undefined ? {} : { signal: AbortSignal.timeout(msMax) };
 
 /** One engine process, as the launcher would start it. */
 export class Engine {
@@ -269,19 +281,19 @@ export class Engine {
     return request(`http://engine${path}`, { dispatcher: this.#agent, method: 'POST', ...options } as never);
   }
 
-  async get(path: string): Promise<{ status: number; text: string }> {
-    const response = await this.send(path, { method: 'GET' });
+  async get(path: string, msMax?: number): Promise<{ status: number; text: string }> {
+    const response = await this.send(path, { method: 'GET', ...deadline(msMax) });
     return { status: response.statusCode, text: await response.body.text() };
   }
 
   /** A POST with a JSON body, and its JSON answer. */
   // biome-ignore lint/suspicious/noExplicitAny: bodies of many shapes, read by tests
-  async post(path: string, body?: unknown): Promise<{ status: number; json: any }> {
+  async post(path: string, body?: unknown, msMax?: number): Promise<{ status: number; json: any }> {
     const json =
       body === undefined
         ? {}
         : { body: JSON.stringify(body), headers: { 'content-type': 'application/json' } };
-    const response = await this.send(path, json);
+    const response = await this.send(path, { ...json, ...deadline(msMax) });
     const text = await response.body.text();
     return { status: response.statusCode, json: text === '' ? null : JSON.parse(text) };
   }

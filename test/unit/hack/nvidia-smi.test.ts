@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { XMLParser, XMLValidator } from 'fast-xml-parser';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { GpuNode } from './gpu-node.ts';
+import { GpuNode, python, until } from './gpu-node.ts';
 
 const fixtures = fileURLToPath(new URL('../../fixtures/nvidia-smi', import.meta.url));
 
@@ -154,6 +154,16 @@ describe('nvidia-smi', () => {
     expect(await node.smi('-q', '-x')).toMatchObject({ code: 6, stdout: 'No devices were found\n' });
   });
 
+  it('does not return while a GPU hangs, and is slow where that is set', async () => {
+    await node.set(1, 'fault=hang');
+    const hanging = await node.call('nvidia-smi', ['-q', '-x'], {}, 150);
+    expect(hanging).toMatchObject({ signal: 'SIGKILL', stdout: '' });
+    await node.set(1, 'fault=', 'delayMs=10000');
+    expect(await node.call('nvidia-smi', ['-q', '-x'], {}, 150)).toMatchObject({ signal: 'SIGKILL' });
+    expect((await node.smi('-q', '-x', '-i', '0')).code).toBe(0);
+    await node.set(1, 'delayMs=0');
+  });
+
   it('prints half a document when truncated', async () => {
     await node.set(0, 'fault=truncated');
     const { stdout } = await node.smi('-q', '-x');
@@ -185,7 +195,7 @@ describe('video memory', () => {
   it('is held by a process and free the moment it is killed', async () => {
     const node = await create('--gpus', 'a40:2');
     const [before] = await node.used();
-    const stranger = await node.stranger(0, 3000);
+    const stranger = await node.stranger(0, '3000');
     expect(await node.processes()).toEqual(new Map([[stranger.pid, 3000]]));
     expect(await node.used()).toEqual([before! + 3000, before]);
     stranger.kill('SIGKILL');
@@ -196,16 +206,30 @@ describe('video memory', () => {
 
   it('is not given twice', async () => {
     const node = await create('--gpus', 't4:1');
-    await node.stranger(0, 14_000);
+    await node.stranger(0, '14000');
     expect(await node.call('gpu-sim-hold', [node.uuids[0]!, '1000'])).toMatchObject({
       code: 1,
       stderr: expect.stringContaining('out of memory'),
     });
   });
 
+  it("counts a real engine's own mappings, its children's too, and follows it through exec", async () => {
+    const node = await create('--gpus', 'a40:1');
+    const script = [
+      'import os, time',
+      'x = bytearray(80 << 20)',
+      'parent, child = os.getpid(), os.fork() == 0',
+      'y = bytearray(40 << 20)',
+      'while not child or os.getppid() == parent: time.sleep(0.02)',
+    ].join('\n');
+    const child = await node.stranger(0, '--smaps', python, '-c', script);
+    await until('its mappings', async () => (await node.processes()).get(child.pid!)! > 150);
+    expect((await node.processes()).get(child.pid!)).toBeLessThan(400);
+  });
+
   it('adds up to the total', async () => {
     const node = await create('--gpus', 'a40:1');
-    await node.stranger(0, 1234);
+    await node.stranger(0, '1234');
     const { stdout } = await node.smi(
       '--query-gpu=memory.total,memory.reserved,memory.used,memory.free',
       '--format=csv,noheader,nounits',
