@@ -87,10 +87,12 @@ export function refuse(exchange: Exchange, refusal: Refusal): void {
 
 /**
  * The last word on a connection whose bytes are no request.
- * @param exchange whose request was still coming in on it; where an answer is already under way nothing may be mixed in
+ * @param exchange the request under way on it: while it is still coming in it is the broken one; afterwards the bytes
+ * belong to a next one, and nothing may be mixed into its answer
  */
 export function refuseSocket(socket: Socket, code: RefusalCode, exchange: Exchange | null): void {
-  const mute = exchange !== null && (exchange.res.headersSent || code === 'malformed_request');
+  const isNext = exchange?.req.complete === true;
+  const mute = exchange !== null && (exchange.res.headersSent || isNext);
   if (mute || !socket.writable) {
     socket.destroy();
     return;

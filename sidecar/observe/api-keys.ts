@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { type KeyHash, keyHash } from '../decide/api-key.ts';
 
 /** The kubelet refreshes mounts about once a minute; looking is cheap. */
-const lookEveryMs = 2_000;
+const lookEveryMs = 1_000;
 /** A Secret holds at most 1 MiB; no key is longer than this, bytes. */
 const keyBytesMax = 4 * 1024;
 const keysMax = 1_000;
