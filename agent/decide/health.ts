@@ -224,7 +224,12 @@ function believe(state: GpuHealth, seen: Verdict): Pick<GpuHealth, 'verdict' | '
  */
 export function rememberGpus(
   memory: HealthMemory,
-  known: readonly { uuid: string; health?: HealthState | undefined; reason?: string; message?: string }[],
+  known: readonly {
+    uuid: string;
+    health?: HealthState | undefined;
+    reason?: string | undefined;
+    message?: string | undefined;
+  }[],
 ): HealthMemory {
   const next = { ...memory };
   for (const { uuid, health = 'Unknown', reason = '', message = '' } of known) {
