@@ -3,17 +3,13 @@ package setup
 import (
 	"bytes"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"greenthread.ai/hack/gpu/card"
-	"greenthread.ai/hack/gpu/vram"
 )
 
 const setUsage = "usage: gpu-sim-set UUID|INDEX|all KEY=VALUE…   keys of gpu.json, or engine.KEY for engine.json"
@@ -129,28 +125,4 @@ func setPair(values map[string]any, pair string) error {
 	}
 	values[key] = value
 	return nil
-}
-
-// HoldMain is gpu-sim-hold: a stranger that takes memory of a GPU until it is ended.
-func HoldMain(args []string) int {
-	flags := flag.NewFlagSet("gpu-sim-hold", flag.ContinueOnError)
-	force := flags.Bool("force", false, "take it even where it is not free")
-	if err := flags.Parse(args); err != nil || flags.NArg() != 2 {
-		fmt.Fprintln(os.Stderr, "usage: gpu-sim-hold [--force] UUID MIB")
-		return 2
-	}
-	mib, err := strconv.ParseInt(flags.Arg(1), 10, 64)
-	if err != nil || mib < 0 {
-		fmt.Fprintf(os.Stderr, "gpu-sim-hold: %q is not a count of MiB\n", flags.Arg(1))
-		return 2
-	}
-	if err := vram.Hold(filepath.Join(card.Dir(), flags.Arg(0)), mib*vram.MiB, *force); err != nil {
-		fmt.Fprintln(os.Stderr, "gpu-sim-hold:", err)
-		return 1
-	}
-	fmt.Printf("holding %d MiB of %s\n", mib, flags.Arg(0))
-	end := make(chan os.Signal, 1)
-	signal.Notify(end, syscall.SIGTERM, syscall.SIGINT)
-	<-end
-	return 0
 }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"greenthread.ai/hack/gpu/card"
 )
@@ -96,6 +97,26 @@ func Hold(folder string, bytes int64, force bool) error {
 	if err != nil {
 		return err
 	}
+	return claim(folder, fmt.Sprintf("%020d\n", bytes), func() error {
+		claims, err := Live(folder)
+		if err != nil {
+			return err
+		}
+		if free := Capacity(c) - Sum(claims); bytes > free && !force {
+			return fmt.Errorf("out of memory on %s: %d bytes wanted, %d free", c.UUID, bytes, free)
+		}
+		return nil
+	})
+}
+
+// HoldMapped claims what this process and its descendants have mapped, also after an exec.
+func HoldMapped(folder string) error {
+	return claim(folder, "smaps\n", func() error { return nil })
+}
+
+// claim writes a claim under the gate and keeps it open and locked: the lock lives as long as this process, also
+// through an exec, so the file is opened without O_CLOEXEC.
+func claim(folder, content string, allowed func() error) error {
 	gate, err := os.OpenFile(filepath.Join(folder, "alloc.lock"), os.O_RDWR, 0)
 	if err != nil {
 		return err
@@ -104,21 +125,17 @@ func Hold(folder string, bytes int64, force bool) error {
 	if err := syscall.FcntlFlock(gate.Fd(), syscall.F_SETLKW, &syscall.Flock_t{Type: syscall.F_WRLCK}); err != nil {
 		return err
 	}
-	claims, err := Live(folder)
-	if err != nil {
+	if err := allowed(); err != nil {
 		return err
 	}
-	if free := Capacity(c) - Sum(claims); bytes > free && !force {
-		return fmt.Errorf("out of memory on %s: %d bytes wanted, %d free", c.UUID, bytes, free)
-	}
-	path := filepath.Join(folder, "claims", fmt.Sprintf("hold-%d-%d", os.Getpid(), os.Getuid()))
-	fd, err := syscall.Open(path, syscall.O_RDWR|syscall.O_CREAT|syscall.O_CLOEXEC, 0o644)
-	if err != nil { // kept open on purpose: the lock lives as long as this process
+	path := filepath.Join(folder, "claims", fmt.Sprintf("hold-%d-%d", os.Getpid(), time.Now().UnixNano()))
+	fd, err := syscall.Open(path, syscall.O_RDWR|syscall.O_CREAT|syscall.O_EXCL, 0o644)
+	if err != nil {
 		return err
 	}
 	if err := syscall.FcntlFlock(uintptr(fd), syscall.F_SETLK, &syscall.Flock_t{Type: syscall.F_WRLCK}); err != nil {
 		return err
 	}
-	_, err = syscall.Pwrite(fd, []byte(fmt.Sprintf("%020d\n", bytes)), 0)
+	_, err = syscall.Pwrite(fd, []byte(content), 0)
 	return err
 }
