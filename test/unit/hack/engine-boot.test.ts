@@ -92,6 +92,14 @@ describe.concurrent('a boot', () => {
     expect(JSON.parse((await engine.get('/v1/models')).text).data[0].max_model_len).toBe(2048);
   });
 
+  it('does not start on a GPU that is lost', async () => {
+    const node = await create();
+    await node.set(0, 'fault=lost');
+    const engine = node.engine();
+    expect(await engine.ended).toBe(1);
+    expect(engine.output).toContain('Failed to infer device type');
+  });
+
   it('exits as its model folder says', async () => {
     const node = await create();
     expect(await node.engine({ sim: { exitCode: 7 } }).ended).toBe(7);

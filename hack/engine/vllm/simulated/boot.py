@@ -99,7 +99,7 @@ def gpus_for(flags, environment):
     world = flags.tensor_parallel_size * flags.pipeline_parallel_size
     gpus = memory.visible(environment, world)
     if not gpus:
-        raise BootError("RuntimeError", "Failed to infer device type: no GPU is visible (is NVIDIA_VISIBLE_DEVICES set?)")
+        raise BootError("RuntimeError", "Failed to infer device type: no working GPU is visible (is NVIDIA_VISIBLE_DEVICES set?)")
     if len(gpus) < world:
         raise BootError(
             "ValueError",

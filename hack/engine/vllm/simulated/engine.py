@@ -140,7 +140,8 @@ class Engine:
         if now - self._card_checked_at > CARD_CHECK_SECONDS:
             self._card_checked_at = now
             for gpu in self.gpus:
-                if gpu.reload().get("fault") in ("lost", "unknown-error", "reset-required", "missing"):
+                gpu.reload()
+                if gpu.broken:
                     raise EngineDead("CUDA error: unspecified launch failure")
 
     # Sleep and wake

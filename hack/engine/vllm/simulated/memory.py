@@ -14,6 +14,8 @@ from contextlib import contextmanager
 MIB = 1 << 20
 CLAIM_BYTES_MAX = 64
 DEFAULT_DIR = "/run/gpu-sim"
+# Faults of gpu.json that CUDA notices.
+BROKEN = ("lost", "unknown-error", "reset-required", "missing")
 # struct flock on 64-bit Linux: type, whence, start, length, pid.
 _FLOCK = "hhqqi4x"
 
@@ -66,6 +68,11 @@ class Gpu:
                 self.card = json.load(file)
             self._card_at = (stamp.st_mtime_ns, stamp.st_ino)
         return self.card
+
+    @property
+    def broken(self):
+        """CUDA cannot use it, by gpu.json as last read."""
+        return self.card.get("fault") in BROKEN
 
     @property
     def uuid(self):
@@ -153,9 +160,13 @@ def _unlink(path):
 
 
 def visible(environment, count):
-    """The first `count` GPUs that this process sees, in CUDA's order (bus ids); fewer when there are fewer."""
-    directory = environment.get("GPU_SIM_DIR") or DEFAULT_DIR
-    wanted = environment.get("NVIDIA_VISIBLE_DEVICES", "all")
+    """The first `count` GPUs that this process sees, in CUDA's order (bus ids); fewer when there are fewer.
+
+    In a container the runtime has mounted what NVIDIA_VISIBLE_DEVICES names; outside, with GPU_SIM_DIR, it chooses here.
+    """
+    outside = environment.get("GPU_SIM_DIR")
+    directory = outside or DEFAULT_DIR
+    wanted = environment.get("NVIDIA_VISIBLE_DEVICES", "all") if outside else "all"
     try:
         names = [name for name in os.listdir(directory) if name.startswith("GPU-")]
     except FileNotFoundError:
@@ -164,6 +175,7 @@ def visible(environment, count):
     if wanted not in ("all", ""):
         ids = [part.strip() for part in wanted.split(",")]
         gpus = [gpu for index, gpu in enumerate(gpus) if gpu.uuid in ids or str(index) in ids]
+    gpus = [gpu for gpu in gpus if not gpu.broken]
     for position, gpu in enumerate(gpus):
         gpu.position = position
     return gpus[:count]
