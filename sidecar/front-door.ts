@@ -39,6 +39,7 @@ export async function openFrontDoor(environment: Environment, log: Log): Promise
     server.once('error', reject);
     server.listen({ port: listenPort, ...(listenHost === null ? {} : { host: listenHost }) }, resolve);
   });
+  server.on('error', (error) => log.error('the front door', { error: errorText(error) }));
   const link = dialLink(join(podDir, sockets.agent), loop.hello, loop.onLink);
   loop.attach(link);
   return {

@@ -328,11 +328,13 @@ export class Loop {
       },
       failed: (how, error) => {
         running.cancel = null;
-        this.#parts.log.warn(`the ${to} did not answer`, {
-          requestId: exchange.requestId,
-          how,
-          error: error.message,
-        });
+        // One line when the engine goes away, not one for each request that finds it gone.
+        if (how !== 'unsent' || !this.#gate.away)
+          this.#parts.log.warn(`the ${to} did not answer`, {
+            requestId: exchange.requestId,
+            how,
+            error: error.message,
+          });
         if (to === 'engine' && how === 'unsent') return this.#step({ type: 'unsent', id, atMs: now() });
         if (to === 'engine' && how === 'died' && exchange.mayRetry) {
           exchange.mayRetry = false;

@@ -129,8 +129,7 @@ class Relay implements Dispatcher.DispatchHandler {
     if (this.#over) return;
     this.#over = true;
     if (this.#started) {
-      // Never a clean end: the client must see that something is missing.
-      this.#exchange.res.destroy();
+      cut(this.#exchange);
       this.#calls.finished(false);
     } else this.#calls.failed(this.#failure(error), error);
   }
@@ -140,6 +139,12 @@ class Relay implements Dispatcher.DispatchHandler {
     if (this.#controller === null) return 'unsent';
     return error === unframed || error.name === 'HTTPParserError' ? 'bad' : 'died';
   }
+}
+
+/** Never a clean end: the client must see that something is missing. HTTP/1.0 has no sign for it but a reset. */
+function cut({ req, res }: Exchange): void {
+  if (req.httpVersionMinor === 0) req.socket.resetAndDestroy();
+  else res.destroy();
 }
 
 /** JSON as one line of an event; what is not JSON becomes a JSON text. */

@@ -13,16 +13,21 @@ import { destination, isOpen, isOpenPage, type Page } from '../decide/routes.ts'
 import type { Exchange } from '../exchange.ts';
 import { type Account, announcedBytes, readBody } from './body.ts';
 
-/** Bytes of one request's header lines. */
-const headerBytesMax = 32 * 1024;
-/** To send the headers, and to send the whole request: 32 MiB over a slow line. */
-const headersTimeoutMs = 30_000;
-const requestTimeoutMs = 600_000;
-/** Idle connections live longer than balancers keep theirs (60 s), so that none of them writes into a closed one. */
-const keepAliveTimeoutMs = 75_000;
-const connectionsMax = 8_192;
-/** Probes that find a vanished client of a long stream or wait. */
-const tcpKeepAliveAfterMs = 60_000;
+/** What one connection may cost. */
+export const httpLimits = {
+  /** Of one request's header lines. */
+  headerBytesMax: 32 * 1024,
+  /** To send the headers, and to send the whole request: 32 MiB over a slow line. */
+  headersTimeoutMs: 30_000,
+  requestTimeoutMs: 600_000,
+  /** How often those two are looked at. */
+  checkEveryMs: 10_000,
+  /** Idle connections live longer than balancers keep theirs (60 s), so that none of them writes into a closed one. */
+  keepAliveTimeoutMs: 75_000,
+  connectionsMax: 8_192,
+  /** Probes that find a vanished client of a long stream or wait. */
+  tcpKeepAliveAfterMs: 60_000,
+};
 /** Largest body that is kept for another try after an engine died, bytes (contract, section 4). */
 export const keptBodyBytesMax = 1024 * 1024;
 
@@ -122,7 +127,11 @@ const brokenCodes: Record<string, RefusalCode> = {
 };
 
 /** The server, not yet listening. Every request ends in exactly one event beside `closed`. */
-export function createFrontDoor(facts: FrontDoorFacts, emit: (event: HttpEvent) => void): Server {
+export function createFrontDoor(
+  facts: FrontDoorFacts,
+  emit: (event: HttpEvent) => void,
+  limits = httpLimits,
+): Server {
   const account: Account = { heldBytes: 0 };
   /** The request under way on each connection. */
   const latest = new WeakMap<Socket, Exchange>();
@@ -131,6 +140,8 @@ export function createFrontDoor(facts: FrontDoorFacts, emit: (event: HttpEvent) 
     const { frontDoor, endpoints } = facts.settings();
     const exchange = exchangeOf(++lastId, req, res, frontDoor.corsOrigins);
     latest.set(req.socket, exchange);
+    // A write that meets a client just gone is no error of ours; `close` tells of it.
+    res.on('error', () => {});
     res.once('close', () => {
       if (latest.get(req.socket) === exchange) latest.delete(req.socket);
       emit({ type: 'closed', exchange, complete: res.writableFinished });
@@ -154,12 +165,13 @@ export function createFrontDoor(facts: FrontDoorFacts, emit: (event: HttpEvent) 
   };
   const server = createServer(
     {
-      maxHeaderSize: headerBytesMax,
-      headersTimeout: headersTimeoutMs,
-      requestTimeout: requestTimeoutMs,
-      keepAliveTimeout: keepAliveTimeoutMs,
+      maxHeaderSize: limits.headerBytesMax,
+      headersTimeout: limits.headersTimeoutMs,
+      requestTimeout: limits.requestTimeoutMs,
+      connectionsCheckingInterval: limits.checkEveryMs,
+      keepAliveTimeout: limits.keepAliveTimeoutMs,
       keepAlive: true,
-      keepAliveInitialDelay: tcpKeepAliveAfterMs,
+      keepAliveInitialDelay: limits.tcpKeepAliveAfterMs,
       insecureHTTPParser: false,
     },
     (req, res) => onRequest(req, res, false),
@@ -169,7 +181,7 @@ export function createFrontDoor(facts: FrontDoorFacts, emit: (event: HttpEvent) 
     const code = brokenCodes[error.code ?? ''] ?? 'malformed_request';
     emit({ type: 'broken', socket, code, exchange: latest.get(socket) ?? null });
   });
-  server.maxConnections = connectionsMax;
+  server.maxConnections = limits.connectionsMax;
   server.timeout = 0;
   return server;
 }

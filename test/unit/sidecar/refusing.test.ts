@@ -1,16 +1,22 @@
 /** Pages, errors, keys, browsers, and bytes that are no request. */
+import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { type AddressInfo, connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { refuseSocket } from '../../../sidecar/act/respond.ts';
+import { readEnvironment } from '../../../sidecar/decide/environment.ts';
 import {
   catalogue,
   type RefusalCode,
   refusalBody,
   refusalHeaders,
 } from '../../../sidecar/decide/refusals.ts';
-import { chat, openPod, type Pod, type PodOptions, until } from './pod.ts';
+import { createFrontDoor, type HttpEvent, httpLimits } from '../../../sidecar/observe/http.ts';
+import { chat, environmentOf, openPod, type Pod, type PodOptions, until } from './pod.ts';
 
+const own = { ...readEnvironment(environmentOf('/x', {})).own };
 let pod: Pod;
 beforeAll(async () => {
   pod = await openPod({ frontDoor: { maxBodyBytes: 1_000, corsOrigins: ['https://app'] } });
@@ -300,5 +306,46 @@ describe('bytes', () => {
       (answer) => answer.includes('bootReady'),
     );
     expect(text.indexOf('chatty')).toBeLessThan(text.indexOf('bootReady'));
+  });
+
+  it.each([
+    ['headers', 'POST /v1/completions HTTP/1.1\r\nHost: x\r\n', 'HTTP/1.1 408 '],
+    ['a body', `${post('Content-Length: 50\r\n')}{"mod`, 'HTTP/1.1 408 '],
+  ])('of %s that come too slowly are answered 408', async (_, text, expected) => {
+    const events: HttpEvent[] = [];
+    const facts = { own: own, settings: pod.door.loop.settings, keys: () => null, queuedBytes: () => 0 };
+    const server = createFrontDoor(
+      facts,
+      (event) => {
+        events.push(event);
+        if (event.type === 'broken') refuseSocket(event.socket, event.code, event.exchange);
+      },
+      { ...httpLimits, headersTimeoutMs: 60, requestTimeoutMs: 90, checkEveryMs: 20 },
+    );
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    const socket = connect((server.address() as AddressInfo).port, '127.0.0.1');
+    let answer = '';
+    socket.on('data', (chunk) => {
+      answer += chunk;
+    });
+    socket.write(text);
+    await until('408', () => answer.startsWith(expected));
+    expect(events.some(({ type }) => type === 'arrived')).toBe(false);
+    socket.destroy();
+    server.close();
+  });
+
+  it('on more connections than the limit are not taken', async () => {
+    const facts = { own: own, settings: pod.door.loop.settings, keys: () => null, queuedBytes: () => 0 };
+    const server = createFrontDoor(facts, () => {}, { ...httpLimits, connectionsMax: 1 });
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    const { port } = server.address() as AddressInfo;
+    const first = connect(port, '127.0.0.1');
+    await once(first, 'connect');
+    const second = connect(port, '127.0.0.1');
+    await once(second, 'close');
+    expect(first.destroyed).toBe(false);
+    first.destroy();
+    server.close();
   });
 });

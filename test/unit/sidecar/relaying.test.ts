@@ -201,6 +201,17 @@ describe('an answer', () => {
     expect(raw.text()).not.toContain('0\r\n\r\n');
   });
 
+  it('that ends early for an HTTP/1.0 client, whose answers end with the connection, is reset', async () => {
+    const pod = await serving();
+    await rawEngine(pod, (socket) => socket.end('HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\ndata: '));
+    const raw = pod.raw();
+    const errors: string[] = [];
+    raw.socket.on('error', (error: NodeJS.ErrnoException) => errors.push(error.code ?? ''));
+    raw.socket.write(requestText(JSON.stringify(chat())).replace('HTTP/1.1', 'HTTP/1.0'));
+    await until('cut', raw.closed);
+    expect(errors).toEqual(['ECONNRESET']);
+  });
+
   it.each<[string, string, number, string]>([
     ['without any framing', 'HTTP/1.1 200 OK\r\n\r\ndata', 502, 'engine_bad_response'],
     ['that is no HTTP', 'hello\r\n\r\n', 502, 'engine_bad_response'],
