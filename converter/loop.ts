@@ -26,6 +26,8 @@ export interface FetchOptions {
   log: Log;
   /** Aborted on SIGTERM. */
   signal: AbortSignal;
+  /** Told of bytes as they come, more of them at each retry. */
+  onReceived?: (bytes: number) => void;
   /** Takes progress lines. */
   print: (line: string) => void;
   backoffMs?: number;
@@ -114,8 +116,12 @@ async function fetchCommit(run: Run, commit: string): Promise<{ manifest: Manife
       totalBytes: left.totalBytes,
     });
     const progress = new Progress(run.print, left.totalBytes, left.haveBytes);
+    const onBytes = (bytes: number): void => {
+      progress.add(bytes, Date.now());
+      run.onReceived?.(Math.max(bytes, 0));
+    };
     await downloadAll(run, left.files, http, async (file) => {
-      await download(file, { http, commit, folder, onBytes: (bytes) => progress.add(bytes, Date.now()) });
+      await download(file, { http, commit, folder, onBytes });
       progress.fileDone();
     });
     progress.print(Date.now());

@@ -4,6 +4,7 @@
  * published, 1 when not, 2 for a wrong command; the termination message is one line of JSON (act/report.ts).
  */
 import { createLog, errorText } from '#platform/log.ts';
+import { makeCollector } from './act/memory.ts';
 import { failureMessage, successMessage, writeTermination } from './act/report.ts';
 import { FetchFailure, judgeError } from './decide/failures.ts';
 import { readSettings } from './decide/settings.ts';
@@ -44,6 +45,7 @@ async function main(): Promise<void> {
       settings,
       log: log.with({ model: settings.modelName }),
       signal: stop.signal,
+      onReceived: makeCollector(),
       print: (line) => void process.stdout.write(line),
     });
     log.info('published', { ...fetched });

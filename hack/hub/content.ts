@@ -10,6 +10,8 @@ export interface Content {
   headers: Record<string, string>;
   range: string | undefined;
   fault: Fault | null;
+  /** Told of bytes as they are sent. */
+  onSent: (bytes: number) => void;
 }
 
 /** First and last byte of a `Range` header of one range; null: not one we serve, the whole file is sent. */
@@ -49,11 +51,10 @@ function begin(response: ServerResponse, content: Content): { first: number; las
   return null;
 }
 
-/** @returns bytes sent */
-export async function sendContent(response: ServerResponse, content: Content): Promise<number> {
+export async function sendContent(response: ServerResponse, content: Content): Promise<void> {
   const { file, fault } = content;
   const range = begin(response, content);
-  if (range === null) return 0;
+  if (range === null) return;
   const { first, last } = range;
   const length = last - first + 1;
   const slow = fault?.kind === 'slow' ? fault.bytesPerSecond : null;
@@ -62,18 +63,19 @@ export async function sendContent(response: ServerResponse, content: Content): P
   let sent = 0;
   for await (const piece of createReadStream(file, { start: first, end: last, highWaterMark: chunkBytes })) {
     let chunk = piece as Buffer;
-    if (response.destroyed) return sent;
+    if (response.destroyed) return;
     if (fault?.kind === 'corrupt') chunk = corrupt(chunk, sent + chunk.length === length);
     if (fault?.kind === 'truncated' && sent + chunk.length >= fault.bytes) {
+      content.onSent(fault.bytes - sent);
       response.write(chunk.subarray(0, fault.bytes - sent), () => response.destroy());
-      return fault.bytes;
+      return;
     }
     sent += chunk.length;
+    content.onSent(chunk.length);
     if (!response.write(chunk)) await Promise.race([drained(response), closed]);
     if (slow !== null) await pause((chunk.length * 1000) / slow);
   }
   response.end();
-  return sent;
 }
 
 const drained = (response: ServerResponse) => new Promise((resolve) => response.once('drain', resolve));

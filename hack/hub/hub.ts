@@ -204,12 +204,15 @@ class HubServer {
     stats.downloads++;
     stats.files[file.path] = (stats.files[file.path] ?? 0) + 1;
     reply.hijack();
-    stats.bytes += await sendContent(reply.raw, {
+    await sendContent(reply.raw, {
       file: join(found.folder, file.path),
       size: file.size,
       headers,
       range: request.headers.range,
       fault: this.faults.take('body', { where: 'file', model: found.id, path: file.path }),
+      onSent: (bytes) => {
+        stats.bytes += bytes;
+      },
     });
     return reply;
   }
