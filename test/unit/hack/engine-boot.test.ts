@@ -1,5 +1,5 @@
 /** How the simulated engine comes up, and what kills it. */
-import { readdirSync, statSync, truncateSync } from 'node:fs';
+import { readdirSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { GpuNode, until } from './gpu-node.ts';
@@ -164,7 +164,7 @@ describe.concurrent('a boot', () => {
   });
 });
 
-describe.concurrent('an engine that ends', () => {
+describe.concurrent('an engine', () => {
   it('frees its memory when killed, and the next one clears its claim away', async () => {
     const node = await create();
     const engine = await node.engine().ready();
@@ -193,7 +193,7 @@ describe.concurrent('an engine that ends', () => {
     expect(await engine.ended).toBe(0);
   });
 
-  it('two share a GPU, and the second to wake meets the first', async () => {
+  it('meets, when it wakes, the one that has its memory', async () => {
     const node = await create();
     const a = await node.engine({ utilization: 0.6 }).ready();
     await a.post('/sleep?level=1');
@@ -202,5 +202,37 @@ describe.concurrent('an engine that ends', () => {
     await other.post('/sleep?level=1');
     expect((await a.post('/wake_up')).status).toBe(200);
     expect(node.log(0, 'violations').map((line) => line.kind)).toEqual(['out-of-memory-on-wake']);
+  });
+
+  it('never holds with another more than there is, when both wake at once', async () => {
+    const node = await create();
+    await node.set('all', 'engine.wakeGBPerSecond=100');
+    const first = await node.engine({ utilization: 0.7 }).ready();
+    await first.post('/sleep?level=1');
+    const second = await node.engine({ utilization: 0.7 }).ready();
+    await second.post('/sleep?level=1');
+    let woken = false;
+    const wakes = Promise.all([first.post('/wake_up'), second.post('/wake_up')]).finally(
+      () => (woken = true),
+    );
+    let most = 0;
+    await until('both answers', async () => {
+      most = Math.max(most, (await node.used())[0]!);
+      return woken;
+    });
+    expect((await wakes).map(({ status }) => status)).toContain(500);
+    expect(most).toBeLessThanOrEqual(49140 - 594);
+    expect(node.log(0, 'violations').map(({ kind }) => kind)).toContain('out-of-memory-on-wake');
+  });
+
+  it('dies rather than say a token without its bytes, and that is written down', async () => {
+    const node = await create();
+    const engine = await node.engine().ready();
+    const claims = join(node.gpus, node.uuids[0]!, 'claims');
+    writeFileSync(join(claims, readdirSync(claims)[0]!), `${'4096'.padStart(20, '0')}\n`);
+    await expect(engine.post('/v1/completions', { prompt: 'x' })).rejects.toThrow();
+    expect(await engine.ended).toBe(1);
+    expect(node.log(0, 'violations')).toMatchObject([{ kind: 'token-without-bytes', heldBytes: 4096 }]);
+    expect(node.log(0, 'tokens.log')).toEqual([]);
   });
 });
