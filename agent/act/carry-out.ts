@@ -31,20 +31,20 @@ export function createCarrier(ports: Ports): (effect: CarriedEffect) => void {
 
   function ask(podUid: string): void {
     const engine = ports.engine(podUid);
-    if (!engine) return post({ type: 'engine-state', podUid, state: 'unreachable' });
-    void engine.ask().then((state) => post({ type: 'engine-state', podUid, state }));
+    if (!engine) post({ type: 'engine-state', podUid, state: 'unreachable' });
+    else void engine.ask().then((state) => post({ type: 'engine-state', podUid, state }));
   }
 
   function sleep(podUid: string, level: 1 | 2): void {
     const engine = ports.engine(podUid);
-    if (!engine) return post({ type: 'slept', podUid, ...noEngine });
-    void engine.sleep(level).then((outcome) => post({ type: 'slept', podUid, ...outcome }));
+    if (!engine) post({ type: 'slept', podUid, ...noEngine });
+    else void engine.sleep(level).then((outcome) => post({ type: 'slept', podUid, ...outcome }));
   }
 
   function wake(podUid: string): void {
     const engine = ports.engine(podUid);
     const began = ports.nowMs();
-    if (!engine) return post({ type: 'woken', podUid, tookMs: 0, ...noEngine });
+    if (!engine) return void post({ type: 'woken', podUid, tookMs: 0, ...noEngine });
     void engine
       .wake(ports.wakeBytes(podUid), () => ports.wakeSent(podUid))
       .then((outcome) => post({ type: 'woken', podUid, tookMs: ports.nowMs() - began, ...outcome }));

@@ -105,37 +105,24 @@ export function createArbiterMetrics(registry: Registry): ArbiterMetrics {
     }
   };
 
-  const heard = (event: ArbiterEvent): void => {
-    events.inc({ type: event.type });
-    switch (event.type) {
-      case 'attached':
-        return demanded(event.hello.podUid, event.hello.demand, event.atMs);
-      case 'demand':
-        return demanded(event.podUid, event.demand, event.atMs);
-      case 'woken':
-        return wake.observe({ outcome: event.ok ? 'ok' : 'failed' }, event.tookMs / 1_000);
-      case 'slept': {
-        const since = sleepsSince.get(event.podUid);
-        sleepsSince.delete(event.podUid);
-        if (since !== undefined)
-          sleep.observe({ outcome: event.ok ? 'ok' : 'failed' }, (event.atMs - since) / 1_000);
-        return;
-      }
-      case 'launcher-gone':
-      case 'detached':
-        return forget(event.podUid);
-      default:
-        return;
-    }
+  const outcome = (ok: boolean) => ({ outcome: ok ? 'ok' : 'failed' });
+
+  const slept = (podUid: string, ok: boolean, atMs: number): void => {
+    const since = sleepsSince.get(podUid);
+    sleepsSince.delete(podUid);
+    if (since !== undefined) sleep.observe(outcome(ok), (atMs - since) / 1_000);
   };
 
-  const did = (effect: ArbiterEffect, atMs: number): void => {
-    effects.inc({ type: effect.type });
-    if (effect.type === 'explain') decisions.inc({ reason: effect.reason });
-    if (effect.type === 'sleep-engine') sleepsSince.set(effect.podUid, atMs);
-    if (effect.type !== 'tell' && effect.type !== 'barrier') return;
-    const { podUid } = effect;
-    const state = effect.type === 'barrier' ? 'DEACTIVATING' : effect.state.state;
+  const heard = (event: ArbiterEvent): void => {
+    events.inc({ type: event.type });
+    if (event.type === 'attached') demanded(event.hello.podUid, event.hello.demand, event.atMs);
+    else if (event.type === 'demand') demanded(event.podUid, event.demand, event.atMs);
+    else if (event.type === 'woken') wake.observe(outcome(event.ok), event.tookMs / 1_000);
+    else if (event.type === 'slept') slept(event.podUid, event.ok, event.atMs);
+    else if (event.type === 'launcher-gone' || event.type === 'detached') forget(event.podUid);
+  };
+
+  const toldState = (podUid: string, state: ModelState, atMs: number): void => {
     told.set(podUid, state);
     if (moving.has(state)) {
       moves.add(podUid);
@@ -146,6 +133,14 @@ export function createArbiterMetrics(registry: Registry): ArbiterMetrics {
     wait.observe((atMs - since) / 1_000);
     waits.delete(podUid);
     wishes.delete(podUid);
+  };
+
+  const did = (effect: ArbiterEffect, atMs: number): void => {
+    effects.inc({ type: effect.type });
+    if (effect.type === 'explain') decisions.inc({ reason: effect.reason });
+    else if (effect.type === 'sleep-engine') sleepsSince.set(effect.podUid, atMs);
+    else if (effect.type === 'barrier') toldState(effect.podUid, 'DEACTIVATING', atMs);
+    else if (effect.type === 'tell') toldState(effect.podUid, effect.state.state, atMs);
   };
 
   return {

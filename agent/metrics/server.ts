@@ -1,7 +1,6 @@
 /** The agent's only network port: /metrics for Prometheus, /healthz and /readyz for the kubelet. */
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import type { Registry } from 'prom-client';
 import { errorText, type Log } from '#platform/log.ts';
 
 /** A client gets this long for its request, ms. */
@@ -9,7 +8,10 @@ const requestTimeoutMs = 5_000;
 /** Connections at once: a Prometheus or two, and the kubelet. */
 const connectionsMax = 32;
 
-export interface Checks {
+export interface Pages {
+  /** In the form of `contentType`. */
+  metrics(): Promise<string>;
+  contentType: string;
   /** null when the program works, else a sentence. */
   alive(): string | null;
   /** null when this node's GPUs are published, else a sentence. */
@@ -27,8 +29,7 @@ export interface MetricsServer {
  */
 export async function serveMetrics(
   address: { host: string; port: number },
-  registry: Registry,
-  checks: Checks,
+  pages: Pages,
   log: Log,
 ): Promise<MetricsServer> {
   const say = (response: ServerResponse, fault: string | null): void => {
@@ -44,14 +45,14 @@ export async function serveMetrics(
     }
     switch (request.url?.split('?')[0]) {
       case '/metrics': {
-        const text = await registry.metrics();
-        response.writeHead(200, { 'content-type': registry.contentType }).end(text);
+        const text = await pages.metrics();
+        response.writeHead(200, { 'content-type': pages.contentType }).end(text);
         return;
       }
       case '/healthz':
-        return say(response, checks.alive());
+        return say(response, pages.alive());
       case '/readyz':
-        return say(response, checks.ready());
+        return say(response, pages.ready());
       default:
         response.writeHead(404).end();
     }

@@ -9,6 +9,7 @@ import {
   readLauncherLine,
   type Untimed,
 } from '../decide/launcher-line.ts';
+import { messageRate } from './message-rate.ts';
 
 /** A connection that does not begin with ask or holding within this is closed, ms. */
 const firstLineTimeoutMs = 5_000;
@@ -70,20 +71,15 @@ export function createLauncherLink(
     accept(socket) {
       sockets.add(socket);
       let spoke = false;
-      let count = 0;
-      let second = 0;
+      const withinRate = messageRate(linesPerSecondMax);
       const timer = setTimeout(() => hangUp(socket, 'neither ask nor holding came'), firstLineTimeoutMs);
       const onLine = (text: string): void => {
-        const now = Math.floor(performance.now() / 1_000);
-        count = now === second ? count + 1 : 1;
-        second = now;
-        if (count > linesPerSecondMax)
-          return hangUp(socket, `more than ${linesPerSecondMax} lines in a second`);
+        if (!withinRate()) return void hangUp(socket, `more than ${linesPerSecondMax} lines in a second`);
         const event = readLauncherLine(text, podUid);
         if (event === null) return;
-        if (typeof event === 'string') return hangUp(socket, event);
+        if (typeof event === 'string') return void hangUp(socket, event);
         if (!spoke && event.type !== 'asked' && event.type !== 'holding')
-          return hangUp(socket, `the first line must be ask or holding, not ${event.type}`);
+          return void hangUp(socket, `the first line must be ask or holding, not ${event.type}`);
         spoke = true;
         clearTimeout(timer);
         take(socket, event);

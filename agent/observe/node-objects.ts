@@ -2,7 +2,7 @@
 import type { KubernetesClient, KubernetesObject, Selectors } from '#platform/kubernetes/client.ts';
 import { type Watch, watch } from '#platform/kubernetes/watch.ts';
 import type { Log } from '#platform/log.ts';
-import { labels } from '#proto/names.ts';
+import { apiVersion, labels } from '#proto/names.ts';
 
 /** What the agent watches. GPUs have no namespace, and a selectable field of their own. */
 export const nodePods = (node: string) => ({
@@ -10,7 +10,7 @@ export const nodePods = (node: string) => ({
   selectors: { fieldSelector: `spec.nodeName=${node}`, labelSelector: labels.model },
 });
 export const nodeGpus = (node: string) => ({
-  path: '/apis/greenthread.ai/v1alpha1/gpus',
+  path: `/apis/${apiVersion}/gpus`,
   selectors: { fieldSelector: `spec.nodeName=${node}` },
 });
 

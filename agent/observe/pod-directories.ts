@@ -2,16 +2,7 @@
  * The directories that the kubelet makes for model pods, `<root>/<pod UID>`: told when one appears and when it has gone.
  * The root is ours alone, so a directory's own name cannot be swapped by a pod; what lies inside may be the pod's doing.
  */
-import {
-  chmodSync,
-  type Dirent,
-  type FSWatcher,
-  lstatSync,
-  mkdirSync,
-  readdirSync,
-  rmSync,
-  watch,
-} from 'node:fs';
+import { chmodSync, type FSWatcher, lstatSync, mkdirSync, readdirSync, rmSync, watch } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errorText, type Log } from '#platform/log.ts';
@@ -48,6 +39,19 @@ interface Known {
   sinceMs: number;
 }
 
+/** UIDs of the directories in the root; null when it cannot be read. */
+function podNames(root: string, log: Log): Set<string> | null {
+  try {
+    const entries = readdirSync(root, { withFileTypes: true });
+    return new Set(
+      entries.filter((entry) => entry.isDirectory() && isPodUid(entry.name)).map(({ name }) => name),
+    );
+  } catch (error) {
+    log.warn('the pods directory cannot be read', { path: root, error: errorText(error) });
+    return null;
+  }
+}
+
 /** Sockets that an agent had bound and not yet put in place when it was killed. */
 function removeLeftovers(root: string): void {
   for (const entry of readdirSync(root, { withFileTypes: true }))
@@ -70,39 +74,39 @@ export function watchPodDirectories(root: string, handler: DirectoryHandler, log
     const found = lstatSync(path);
     if (!found.isDirectory()) return;
     const before = known.get(podUid);
-    if (before?.inode === found.ino) return handler.looked(podUid);
+    if (before?.inode === found.ino) return void handler.looked(podUid);
     if (before) handler.gone(podUid);
     if ((found.mode & 0o7777) !== directoryMode) chmodSync(path, directoryMode);
     known.set(podUid, { inode: found.ino, sinceMs: performance.now() });
     handler.appeared(podUid, path);
   };
 
-  const look = (): void => {
-    let entries: Dirent[];
+  const takeOrWarn = (podUid: string): void => {
     try {
-      entries = readdirSync(root, { withFileTypes: true });
+      take(podUid);
     } catch (error) {
-      return log.warn('the pods directory cannot be read', { path: root, error: errorText(error) });
+      known.delete(podUid);
+      log.warn('a pod directory cannot be used', { podUid, error: errorText(error) });
     }
-    const names = new Set(entries.filter((entry) => entry.isDirectory()).map(({ name }) => name));
+  };
+
+  const tooMany = (): void => {
+    if (!full) log.error('too many pod directories, the rest is not served', { most: directoriesMax });
+    full = true;
+  };
+
+  const look = (): void => {
+    const names = podNames(root, log);
+    if (!names) return;
     for (const podUid of known.keys()) {
       if (names.has(podUid)) continue;
       known.delete(podUid);
       handler.gone(podUid);
     }
     for (const podUid of names) {
-      if (!isPodUid(podUid) || removing.has(podUid)) continue;
-      if (!known.has(podUid) && known.size >= directoriesMax) {
-        if (!full) log.error('too many pod directories, the rest is not served', { most: directoriesMax });
-        full = true;
-        continue;
-      }
-      try {
-        take(podUid);
-      } catch (error) {
-        known.delete(podUid);
-        log.warn('a pod directory cannot be used', { podUid, error: errorText(error) });
-      }
+      if (removing.has(podUid)) continue;
+      if (known.has(podUid) || known.size < directoriesMax) takeOrWarn(podUid);
+      else tooMany();
     }
   };
 

@@ -13,6 +13,7 @@ import {
 } from '#proto/link.ts';
 import type { ArbiterEvent } from '../decide/arbiter/words.ts';
 import type { Untimed } from '../decide/launcher-line.ts';
+import { messageRate } from './message-rate.ts';
 
 /** A stream that does not begin with a hello within this is ended, ms. */
 const helloTimeoutMs = 5_000;
@@ -98,35 +99,30 @@ export function createSidecarLink(
     emit({ type: 'attached', hello });
   };
 
+  /** Whether the stream may go on after its first message. */
+  const greet = (call: Call, { hello }: FromSidecar): boolean => {
+    const missing = { code: status.FAILED_PRECONDITION, details: 'the first message must be a hello' };
+    const fault = hello ? helloFault(hello, podUid) : missing;
+    if (fault || !hello) refuse(call, fault!.code, fault!.details);
+    else welcome(call, hello);
+    return !fault;
+  };
+
   const attach = (call: Call): void => {
     let greeted = false;
-    let count = 0;
-    let second = 0;
+    const withinRate = messageRate(messagesPerSecondMax);
     const timer = setTimeout(() => refuse(call, status.DEADLINE_EXCEEDED, 'no hello came'), helloTimeoutMs);
     call.on('data', (message: FromSidecar) => {
-      const now = Math.floor(performance.now() / 1_000);
-      count = now === second ? count + 1 : 1;
-      second = now;
-      if (count > messagesPerSecondMax) {
+      if (!withinRate()) {
         ended(call);
-        return refuse(
-          call,
-          status.RESOURCE_EXHAUSTED,
-          `more than ${messagesPerSecondMax} messages in a second`,
-        );
-      }
-      if (greeted) {
+        refuse(call, status.RESOURCE_EXHAUSTED, `more than ${messagesPerSecondMax} messages in a second`);
+      } else if (greeted) {
         const event = current === call ? linkEvent(message, podUid) : null;
         if (event) emit(event);
-        return;
+      } else {
+        clearTimeout(timer);
+        greeted = greet(call, message);
       }
-      clearTimeout(timer);
-      if (!message.hello)
-        return refuse(call, status.FAILED_PRECONDITION, 'the first message must be a hello');
-      const fault = helloFault(message.hello, podUid);
-      if (fault) return refuse(call, fault.code, fault.details);
-      greeted = true;
-      welcome(call, message.hello);
     });
     const over = (): void => {
       clearTimeout(timer);
