@@ -34,7 +34,10 @@ export const fetchJobName = (node: string, modelName: string, revision: string):
 
 /** The Jobs that the plan still needs, and the pods by the Job that made them. */
 export interface Fetches {
-  wanted: Set<string>;
+  /** Where each wanted Job stands: of Models that share one, the first moves it on. */
+  wanted: Map<string, Fetch>;
+  /** Jobs that stay although nothing moves them on now: a place is being reserved, a pod lives there. */
+  kept: Set<string>;
   podsOfJob: ReadonlyMap<string, Pod[]>;
 }
 
@@ -45,7 +48,7 @@ export function fetchesOf(view: ClusterView): Fetches {
       .sort((left, right) => createdAtMs(right) - createdAtMs(left)),
     (pod) => pod.metadata.labels!['batch.kubernetes.io/job-name']!,
   );
-  return { wanted: new Set(), podsOfJob };
+  return { wanted: new Map(), kept: new Set(), podsOfJob };
 }
 
 interface FetchStep {
@@ -58,8 +61,22 @@ interface FetchStep {
 export function fetchStep(view: ClusterView, fetches: Fetches, model: Model, node: string): FetchStep {
   const { modelName, revision } = model.spec;
   const name = fetchJobName(node, modelName, revision);
-  fetches.wanted.add(name);
+  const shared = fetches.wanted.get(name);
+  if (shared) return { fetch: shared, effects: [], wakeAtMs: null };
+  const step = firstStep(view, fetches, model, { name, node });
+  fetches.wanted.set(name, step.fetch);
+  return step;
+}
+
+function firstStep(
+  view: ClusterView,
+  fetches: Fetches,
+  model: Model,
+  { name, node }: { name: string; node: string },
+): FetchStep {
+  const { modelName, revision } = model.spec;
   const { namespace } = view.settings;
+  const what = `${modelName}@${revision} to ${node}`;
   const job = view.snapshot.jobs.get(`${namespace}/${name}`);
   if (!job || isTerminating(job)) {
     const create: Effect = {
@@ -70,12 +87,12 @@ export function fetchStep(view: ClusterView, fetches: Fetches, model: Model, nod
       because: `${modelName} is wanted on ${node}`,
     };
     return {
-      fetch: { state: 'running', message: `fetching ${modelName} to ${node}` },
+      fetch: { state: 'running', message: `fetching ${what}` },
       effects: job ? [] : [create],
       wakeAtMs: null,
     };
   }
-  return jobStep(view, fetches, job, `${modelName}@${revision} to ${node}`);
+  return jobStep(view, fetches, job, what);
 }
 
 function jobStep(view: ClusterView, fetches: Fetches, job: Job, what: string): FetchStep {
@@ -201,7 +218,8 @@ function parseObject(text: string | undefined): Record<string, unknown> | null {
 export function unwantedFetches(view: ClusterView, fetches: Fetches): Effect[] {
   return [...view.snapshot.jobs.values()]
     .filter((job) => job.metadata.labels?.[labels.model] !== undefined)
-    .filter((job) => !fetches.wanted.has(job.metadata.name) && !isTerminating(job))
+    .filter(({ metadata }) => !fetches.wanted.has(metadata.name) && !fetches.kept.has(metadata.name))
+    .filter((job) => !isTerminating(job))
     .map((job) => ({
       type: 'delete',
       kind: 'jobs',

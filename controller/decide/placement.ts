@@ -210,7 +210,7 @@ function candidateOf(view: ClusterView, ask: Ask, node: string, fitting: GpuBook
   const siblings = (book: GpuBook) =>
     [...book.wanted.keys()].filter((key) => key.startsWith(prefix) && key !== ask.key).length;
   const orderOf = (book: GpuBook): number[] => [
-    book.bound.has(ask.key) ? 0 : 1,
+    book.bound.get(ask.key)?.uuid === book.uuid ? 0 : 1,
     siblings(book),
     book.health === 'Healthy' ? 0 : 1,
     (reservedBytes(book) + estimateOrNull(ask.spec, book.totalBytes)!) / book.totalBytes!,

@@ -6,7 +6,7 @@ import { bindingEffects } from './bindings.ts';
 import { byAge, type ClusterView, viewOf } from './clusterview.ts';
 import { addFinalizer, endModel, endPods, hasFinalizer, orphanedPods } from './deletion.ts';
 import type { Effect } from './effects.ts';
-import { type Fetches, fetchesOf, fetchStep, unwantedFetches } from './fetch.ts';
+import { type Fetches, fetchesOf, fetchJobName, fetchStep, unwantedFetches } from './fetch.ts';
 import { isTerminating, type Model } from './kubernetes.ts';
 import { type Progress, statusEffects } from './modelstatus.ts';
 import { type Placement, placeAll } from './placement.ts';
@@ -86,9 +86,12 @@ function planModel(context: Context, model: Model): Plan {
 function fetchAll({ view, fetches }: Context, model: Model, placements: Placement[]) {
   const steps = new Map<string, ReturnType<typeof fetchStep>>();
   const progress: Progress['fetches'] = [];
-  for (const { replica, target } of placements) {
-    if (!target || !isBound(target, `${model.metadata.namespace}/${model.metadata.name}/${replica}`))
-      continue;
+  const key = `${model.metadata.namespace}/${model.metadata.name}`;
+  for (const placement of placements) {
+    const { replica, target } = placement;
+    const stayNode = nodeOfReplica(view, `${key}/${replica}`, placement);
+    if (stayNode) fetches.kept.add(fetchJobName(stayNode, model.spec.modelName, model.spec.revision));
+    if (!target || !isBound(target, `${key}/${replica}`)) continue;
     const node = target[0]!.node;
     const step = steps.get(node) ?? fetchStep(view, fetches, model, node);
     steps.set(node, step);

@@ -56,7 +56,7 @@ export const refuse = {
     text: `are ${health}${reason === '' ? '' : ` (${reason})`}`,
   }),
   agent: (): GpuRefusal => ({ kind: 'agent', text: 'have an agent that cannot be heard' }),
-  sizeUnknown: (): GpuRefusal => ({ kind: 'size', text: 'have not told their memory yet' }),
+  sizeUnknown: (): GpuRefusal => ({ kind: 'size', text: 'have a size that is not known yet' }),
   size: (total: number, need: number): GpuRefusal => ({
     kind: 'size',
     text: `have ${formatGiB(total)} in all, needs ${formatGiB(need)}`,
