@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import ctypes
 import datetime
+import functools
 import http.client
 import json
 import os
 import queue
+import re
 import shutil
 import signal
 import socket
@@ -169,7 +171,7 @@ def health_ok(path: str) -> bool:
         connection.sock.connect(path)
         connection.request("GET", "/health")
         return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
+    except (OSError, ValueError, http.client.HTTPException):
         return False
     finally:
         connection.close()
@@ -185,7 +187,7 @@ def missing_gpus(uuids: List[str]) -> Optional[List[str]]:
     stopper = threading.Timer(SMI_SECONDS_MAX, process.kill)
     stopper.start()
     assert process.stdout is not None
-    listed = process.stdout.read(SMI_BYTES_MAX).decode("utf-8", "replace")
+    listed = set(re.findall(r"UUID: ([^\s)]+)", process.stdout.read(SMI_BYTES_MAX).decode("utf-8", "replace")))
     timed_out = not stopper.is_alive()
     stopper.cancel()
     process.stdout.close()
@@ -223,6 +225,13 @@ def kill_all(group: Optional[int]) -> List[int]:
     return left
 
 
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"  # a real-time signal
+
+
 @dataclass
 class Engine:
     """One started engine, until everything it started has ended."""
@@ -256,21 +265,29 @@ class Link:
     def run(self) -> None:
         wait = REDIAL_SECONDS_MIN
         while True:
-            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            try:
-                limit = struct.pack("ll", int(SEND_SECONDS_MAX), 0)
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-                connection.connect(self.path)
-                self.post(lambda: self.connected(connection))
-                spoke, why = self._read(connection)
-                self.post(lambda: self.lost(why))
-                wait = REDIAL_SECONDS_MIN if spoke else wait
-            except OSError:
-                pass  # no agent there; the next try comes below
-            finally:
-                self.post(connection.close)
+            if self._serve():
+                wait = REDIAL_SECONDS_MIN
             time.sleep(wait)
             wait = min(wait * 2, REDIAL_SECONDS_MAX)
+
+    def _serve(self) -> bool:
+        """One connection from dial to end. @returns whether the agent said anything"""
+        try:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError:
+            return False
+        try:
+            limit = struct.pack("ll", int(SEND_SECONDS_MAX), 0)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            connection.connect(self.path)
+        except OSError:
+            connection.close()
+            return False  # no agent there yet
+        self.post(lambda: self.connected(connection))
+        spoke, why = self._read(connection)
+        self.post(lambda: self.lost(why))
+        self.post(connection.close)
+        return spoke
 
     def _read(self, connection: socket.socket) -> Tuple[bool, str]:
         """Until the end. @returns whether anything was said, and why it ended"""
@@ -288,9 +305,13 @@ class Link:
                     return spoke, "a line was too long"
                 spoke = True
                 self.pending.acquire()
-                self.post(lambda line=line: (self.pending.release(), self.line(line))[1])  # type: ignore[misc]
+                self.post(functools.partial(self._handle, line))
             if len(rest) > LINE_BYTES_MAX:
                 return spoke, "a line was too long"
+
+    def _handle(self, line: bytes) -> None:
+        self.pending.release()
+        self.line(line)
 
 
 class Launcher:
@@ -532,7 +553,7 @@ class Launcher:
             if engine is not None:
                 code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
                 engine.process.returncode = code or 0  # it is reaped: Popen must not wait for it
-                engine.ended = (code, None if code is not None else signal.Signals(os.WTERMSIG(status)).name)
+                engine.ended = (code, None if code is not None else signal_name(os.WTERMSIG(status)))
                 engine.give_up_at = time.monotonic() + LEFTOVERS_SECONDS_MAX
                 self._after("stop", 0.0, self._clear_leftovers)
 

@@ -97,7 +97,7 @@ describe.concurrent('a start', () => {
 describe.concurrent('the GPUs', () => {
   it('that the runtime did not inject are named, with the remedy, and no engine starts', async () => {
     const launched = await launch(['serve'], { agent: false });
-    const path = pathWithSmi(launched.folder, ['GPU-a']);
+    const path = pathWithSmi(launched.folder, ['GPU-a', 'GPU-bb']);
     const second = await launch(['serve'], { env: { PATH: path, GREENTHREAD_GPU_UUIDS: 'GPU-a,GPU-b' } });
     await second.agent.types(1);
     second.agent.grant();
