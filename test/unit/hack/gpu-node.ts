@@ -22,7 +22,7 @@ const root = fileURLToPath(new URL('../../..', import.meta.url));
 const buildMsMax = 120_000;
 const commandMsMax = 5_000;
 const untilMsMax = 8_000;
-const pollMs = 10;
+const pollMs = 20;
 
 const cache =
   process.env.GREENTHREAD_CACHE ??
