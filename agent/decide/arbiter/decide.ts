@@ -1,0 +1,163 @@
+/**
+ * The arbiter: who on this node is awake. One event in, what to do out.
+ *
+ * The state is owned by the caller's loop and changed in place; `decide` reads nothing else and says nothing. What it
+ * answers with must be carried out in order.
+ */
+import { onAsked, onExited, onReady } from './boot.ts';
+import { takeDemand } from './demand.ts';
+import { driveEndings, onLauncherEnding, onSidecarEnding } from './ending.ts';
+import { driveFaults, forgiveStall } from './faults.ts';
+import { driveMeasuring, onMeasured } from './measure.ts';
+import { plan } from './plan.ts';
+import { forgetGone, onGpus, onPods, onRemembered, onResources, replicaOf } from './pods.ts';
+import { askAgain, onAttached, onDetached, onEngineState, onHolding } from './restart.ts';
+import { driveDrains, onBarrierUp, onSlept, sleepIdle } from './sleep.ts';
+import type { ArbiterState, Replica, Step } from './state.ts';
+import { tellAll } from './tell.ts';
+import { onWoken } from './wake.ts';
+import type { ArbiterEffect, ArbiterEvent } from './words.ts';
+
+/** Moves that make other moves possible in the same step, at most. */
+const roundsMax = 4;
+
+/** About one pod, from its sidecar, launcher or engine. */
+function takePodEvent(step: Step, event: Extract<ArbiterEvent, { podUid: string }>, replica: Replica): void {
+  step.changed = true;
+  switch (event.type) {
+    case 'detached':
+      onDetached(step, replica);
+      forgetGone(step);
+      return;
+    case 'demand':
+      step.changed = takeDemand(step, replica, event.demand);
+      return;
+    case 'barrier-up':
+      onBarrierUp(step, replica, event);
+      return;
+    case 'sidecar-ending':
+      onSidecarEnding(step, replica, event);
+      return;
+    case 'asked':
+      onAsked(step, replica, event);
+      return;
+    case 'holding':
+      onHolding(step, replica, event);
+      return;
+    case 'started':
+      replica.restarts++;
+      return;
+    case 'ready':
+      onReady(step, replica);
+      return;
+    case 'exited':
+      onExited(step, replica, event);
+      return;
+    case 'launcher-ending':
+      onLauncherEnding(step, replica);
+      return;
+    case 'launcher-gone':
+      replica.launcher = 'gone';
+      replica.launcherGoneAtMs = step.now;
+      if (replica.phase === 'asking') replica.phase = 'absent';
+      forgetGone(step);
+      return;
+    case 'engine-state':
+      onEngineState(step, replica, event);
+      return;
+    case 'slept':
+      onSlept(step, replica, event);
+      return;
+    case 'woken':
+      onWoken(step, replica, event);
+      return;
+    case 'remembered':
+      onRemembered(step, replica, event);
+      return;
+    default:
+      event satisfies never;
+  }
+}
+
+function take(step: Step, event: ArbiterEvent): void {
+  switch (event.type) {
+    case 'gpus':
+      onGpus(step, event);
+      return;
+    case 'measured':
+      onMeasured(step, event);
+      return;
+    case 'pods':
+      onPods(step, event);
+      return;
+    case 'gpu-resources':
+      onResources(step, event);
+      return;
+    case 'settled':
+      if (!step.state.settled) step.state.settledAtMs = step.now;
+      step.state.settled = true;
+      step.changed = true;
+      return;
+    case 'attached':
+      onAttached(step, replicaOf(step, event.hello.podUid), event);
+      return;
+    case 'asked':
+    case 'holding':
+    case 'launcher-ending':
+      takePodEvent(step, event, replicaOf(step, event.podUid));
+      return;
+    case 'tick':
+      step.changed = true;
+      return;
+    default: {
+      const replica = step.state.replicas.get(event.podUid);
+      if (replica) takePodEvent(step, event, replica);
+    }
+  }
+}
+
+/** Everything that follows from what is known now. Before the start has settled nothing is begun. */
+function drive(step: Step): void {
+  for (let round = 0; round < roundsMax && step.changed; round++) {
+    step.changed = false;
+    driveFaults(step);
+    askAgain(step);
+    driveEndings(step);
+    driveDrains(step);
+    plan(step);
+    sleepIdle(step);
+  }
+  tellAll(step);
+}
+
+function setTimer(step: Step): void {
+  const atMs = Number.isFinite(step.nextMs) ? step.nextMs : null;
+  if (atMs === step.state.timerMs) return;
+  step.state.timerMs = atMs;
+  step.effects.push({ type: 'timer', atMs });
+}
+
+/**
+ * @param state changed in place and returned
+ * @param event in the order in which it came; time never runs backwards, an earlier `atMs` counts as the latest
+ * @returns effects to be carried out in order
+ */
+export function decide(
+  state: ArbiterState,
+  event: ArbiterEvent,
+): { state: ArbiterState; effects: ArbiterEffect[] } {
+  const now = Math.max(state.nowMs, event.atMs);
+  const step: Step = { state, now, effects: [], nextMs: Number.POSITIVE_INFINITY, changed: false };
+  state.nowMs = now;
+  const timerMs = state.timerMs;
+  forgiveStall(step, timerMs);
+  take(step, event);
+  const isTime = timerMs !== null && now >= timerMs;
+  if (!step.changed && !isTime) return { state, effects: step.effects };
+  step.changed = true;
+  if (isTime) state.timerMs = null;
+  if (state.settled) drive(step);
+  driveMeasuring(step);
+  setTimer(step);
+  return { state, effects: step.effects };
+}

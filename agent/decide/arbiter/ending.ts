@@ -1,0 +1,53 @@
+/** The end of a pod: the sidecar drains first, then the launcher may end the engine. */
+import { endBehindBootMsMax, endMarginMs, endWithoutSidecarMs } from './limits.ts';
+import { movesBeside } from './sleep.ts';
+import { hasEngine, isDue, type Replica, type Step } from './state.ts';
+import type { ArbiterEvent } from './words.ts';
+
+export function onLauncherEnding(step: Step, replica: Replica): void {
+  replica.launcher = 'connected';
+  replica.ending ??= { sinceMs: step.now, endSent: false, drained: false, released: false };
+  // A launcher that says it again after a reconnect did not hear the release.
+  replica.ending.released = false;
+  step.changed = true;
+}
+
+export function onSidecarEnding(
+  step: Step,
+  replica: Replica,
+  event: ArbiterEvent & { type: 'sidecar-ending' },
+): void {
+  step.changed = true;
+  if (!replica.ending) return;
+  replica.ending.drained = event.drained;
+}
+
+/** When the grace is nearly over: the controller's pods have their drainTimeout and 30 s. */
+const endByMs = (replica: Replica): number =>
+  replica.ending!.sinceMs + replica.settings.sleep.drainTimeoutMs + endMarginMs;
+
+function mayRelease(step: Step, replica: Replica): boolean {
+  const { sinceMs, drained } = replica.ending!;
+  if (drained || !hasEngine(replica)) return true;
+  if (isDue(step, endByMs(replica))) return true;
+  if (replica.attached) return false;
+  return isDue(step, Math.max(sinceMs, replica.detachedAtMs) + endWithoutSidecarMs);
+}
+
+/** Tells the sidecar, waits for it within the grace, then releases the launcher, if possible not beside a boot. */
+export function driveEndings(step: Step): void {
+  for (const replica of step.state.replicas.values()) {
+    const { ending } = replica;
+    if (!ending || ending.released) continue;
+    if (!ending.endSent && replica.attached) {
+      ending.endSent = true;
+      const graceMs = Math.max(1, endByMs(replica) - step.now);
+      step.effects.push({ type: 'end', podUid: replica.podUid, graceMs });
+    }
+    if (replica.launcher !== 'connected' || !mayRelease(step, replica)) continue;
+    const grows = hasEngine(replica) && movesBeside(step, replica).booting;
+    if (grows && !isDue(step, ending.sinceMs + endBehindBootMsMax)) continue;
+    ending.released = true;
+    step.effects.push({ type: 'release-launcher', podUid: replica.podUid });
+  }
+}

@@ -1,0 +1,55 @@
+/** Needs that cannot be met as things are: said at once, with figures, instead of a wait without end. */
+import { explain, gibibytes, onGpus } from './explain.ts';
+import { attainableBytes, awakeClaimBytes, bootNeedBytes, type Room } from './ledger.ts';
+import { failedRetryMs, strangerMs } from './limits.ts';
+import { isDue, type Replica, type Step } from './state.ts';
+
+/** The least it must find on this GPU: head room is waived where nobody else is awake. */
+export const barelyBytes = (replica: Replica, room: Room): number =>
+  replica.phase === 'asking' ? bootNeedBytes(replica, room.gpu) : awakeClaimBytes(replica, room.gpu);
+
+interface Never {
+  reason: 'NeverFits' | 'StrangerHoldsMemory';
+  message: string;
+}
+
+function neverFits(step: Step, replica: Replica, rooms: Room[]): Never | null {
+  for (const room of rooms) {
+    const need = barelyBytes(replica, room);
+    const { gpu } = room;
+    const needs = `${replica.model} needs ${gibibytes(need)} on ${onGpus([gpu])}`;
+    const most = attainableBytes(step.state, replica, gpu, false);
+    if (need > most) {
+      const message = `${needs}; at most ${gibibytes(Math.max(0, most))} can be free there beside pinned models and what sleepers keep: lower gpuMemoryUtilization or vramPerGPU`;
+      return { reason: 'NeverFits', message };
+    }
+    if (need <= attainableBytes(step.state, replica, gpu, true)) continue;
+    if (!isDue(step, gpu.foreignSinceMs + strangerMs)) continue;
+    const message = `${needs}; processes of no model hold ${gibibytes(gpu.foreignBytes)} there: end them`;
+    return { reason: 'StrangerHoldsMemory', message };
+  }
+  return null;
+}
+
+const isHopelessFailure = (reason: string | undefined): boolean =>
+  reason === 'NeverFits' || reason === 'StrangerHoldsMemory';
+
+/**
+ * Records that it can never fit, or that it can again. Strangers may go at any time: clients may try again; what is pinned
+ * or too large changes only by somebody's hand.
+ * @returns whether it is out of the question
+ */
+export function isHopeless(step: Step, replica: Replica, rooms: Room[]): boolean {
+  const never = neverFits(step, replica, rooms);
+  if (!never) {
+    if (isHopelessFailure(replica.failure?.reason)) replica.failure = null;
+    return false;
+  }
+  const { reason, message } = never;
+  if (replica.failure?.reason !== reason) {
+    const retryAtMs = reason === 'NeverFits' ? null : step.now + failedRetryMs;
+    replica.failure = { reason, message, retryAtMs };
+    explain(step, replica, reason, message, 'warn');
+  }
+  return true;
+}

@@ -1,0 +1,220 @@
+/**
+ * Room on each GPU. What is awake, waking or booting counts its reservation or what was measured, if that is more; a
+ * sleeper what it leaves behind; everything else that the driver counts as used is a stranger's.
+ */
+import { headRoomBytes, residueUnmeasuredBytes } from './limits.ts';
+import { type ArbiterState, bindingOn, type Gpu, isPopular, type Replica } from './state.ts';
+
+/** One GPU while a step plans. Bytes that are promised to an earlier waiter are not there for a later one. */
+export interface Room {
+  gpu: Gpu;
+  capacityBytes: number;
+  /** Claims of all replicas here and what strangers hold. */
+  claimedBytes: number;
+  promisedBytes: number;
+  /** What draining and sleeping replicas will give back. */
+  leavingBytes: number;
+  /** What those that serve and are not popular could give back. */
+  evictableBytes: number;
+  serving: Replica[];
+  booting: number;
+  /** /sleep sent, bytes not at rest yet. */
+  sleeping: number;
+  waking: number;
+  draining: number;
+  /** Drained, and only waits for the others' transitions: nothing new starts here. */
+  sleepDue: number;
+  /** Engines whose state is being asked, that end, or that ended unmeasured: memory moves. */
+  unsure: number;
+  /** An earlier waiter needs this GPU to become quiet: later ones start nothing. */
+  closed: boolean;
+}
+
+/** What the GPU can hold: driver-reserved memory is in neither figure. */
+export function capacityBytes(gpu: Gpu): number {
+  if (gpu.freeBytes === null || gpu.usedBytes === null) return gpu.totalBytes;
+  return Math.min(gpu.totalBytes, gpu.freeBytes + gpu.usedBytes);
+}
+
+/** The room the controller reserved here, or what the pod asked for while no binding is known. */
+export function reservedBytes(replica: Replica, gpu: Gpu): number {
+  return bindingOn(gpu, replica)?.reservedBytes ?? replica.vramBytes ?? replica.askedBytes;
+}
+
+/** Bytes on this GPU while awake: reserved or measured, whichever is more. */
+export function awakeClaimBytes(replica: Replica, gpu: Gpu): number {
+  const measured = replica.bytes[replica.uuids.indexOf(gpu.uuid)] ?? 0;
+  return Math.max(reservedBytes(replica, gpu), replica.awakeBytes ?? 0, measured);
+}
+
+/** The same with head room over what was measured. */
+export function awakeNeedBytes(replica: Replica, gpu: Gpu): number {
+  const claim = awakeClaimBytes(replica, gpu);
+  return replica.awakeBytes === null ? claim : Math.max(claim, replica.awakeBytes + headRoomBytes);
+}
+
+/** What must be free for a boot: the engine takes what it was told to, whatever was measured before. */
+export function bootNeedBytes(replica: Replica, gpu: Gpu): number {
+  return Math.max(replica.askedBytes, awakeClaimBytes(replica, gpu));
+}
+
+export const sleeperBytes = (replica: Replica): number => replica.residueBytes ?? residueUnmeasuredBytes;
+
+/** What this replica counts on this GPU now. */
+export function claimBytes(replica: Replica, gpu: Gpu): number {
+  const measured = replica.bytes[replica.uuids.indexOf(gpu.uuid)] ?? 0;
+  switch (replica.phase) {
+    case 'absent':
+    case 'asking':
+      return replica.proven ? measured : Math.max(measured, awakeClaimBytes(replica, gpu));
+    case 'asleep':
+      return Math.max(sleeperBytes(replica), measured);
+    case 'booting':
+      return bootNeedBytes(replica, gpu);
+    default:
+      return awakeNeedBytes(replica, gpu);
+  }
+}
+
+/** What its sleep would give back here. */
+export function givenBackBytes(replica: Replica, gpu: Gpu): number {
+  return Math.max(0, awakeNeedBytes(replica, gpu) - sleeperBytes(replica));
+}
+
+function emptyRoom(gpu: Gpu): Room {
+  return {
+    gpu,
+    capacityBytes: capacityBytes(gpu),
+    claimedBytes: gpu.foreignBytes,
+    promisedBytes: 0,
+    leavingBytes: 0,
+    evictableBytes: 0,
+    serving: [],
+    booting: 0,
+    sleeping: 0,
+    waking: 0,
+    draining: 0,
+    sleepDue: 0,
+    unsure: 0,
+    closed: false,
+  };
+}
+
+/** It is drained or its time to drain is over: what is left is to send /sleep. */
+export function isSleepDue(replica: Replica, now: number): boolean {
+  if (replica.phase !== 'draining' || replica.leaving === null) return false;
+  return replica.leaving.inFlight === 0 || now >= replica.leaving.deadlineMs;
+}
+
+function count(room: Room, replica: Replica, popular: boolean, now: number): void {
+  room.claimedBytes += claimBytes(replica, room.gpu);
+  switch (replica.phase) {
+    case 'serving':
+      room.serving.push(replica);
+      if (!popular) room.evictableBytes += givenBackBytes(replica, room.gpu);
+      return;
+    case 'draining':
+      room.draining++;
+      if (isSleepDue(replica, now)) room.sleepDue++;
+      room.leavingBytes += givenBackBytes(replica, room.gpu);
+      return;
+    case 'sleeping':
+    case 'freeing':
+      room.sleeping++;
+      room.leavingBytes += givenBackBytes(replica, room.gpu);
+      return;
+    case 'booting':
+      room.booting++;
+      return;
+    case 'waking':
+      room.waking++;
+      return;
+    case 'checking':
+      room.unsure++;
+      return;
+    case 'restarting':
+      room.unsure++;
+      room.leavingBytes += awakeNeedBytes(replica, room.gpu);
+      return;
+    case 'absent':
+    case 'asking':
+      if (replica.proven) return;
+      room.unsure++;
+      room.leavingBytes += claimBytes(replica, room.gpu);
+      return;
+    case 'asleep':
+      return;
+    default:
+      replica.phase satisfies never;
+  }
+}
+
+/** The books of all GPUs at this moment. */
+export function openBooks(state: ArbiterState): Map<string, Room> {
+  const rooms = new Map<string, Room>();
+  for (const gpu of state.gpus.values()) rooms.set(gpu.uuid, emptyRoom(gpu));
+  for (const replica of state.replicas.values()) {
+    const popular = isPopular(state, replica);
+    for (const uuid of replica.uuids) {
+      const room = rooms.get(uuid);
+      if (room) count(room, replica, popular, state.nowMs);
+    }
+  }
+  return rooms;
+}
+
+/**
+ * The most that can ever be free for this replica on this GPU, as things are: without popular ones, what sleepers are known
+ * to leave behind and what strangers hold.
+ * @param strangers whether strangers count: their memory may go at any time
+ */
+export function attainableBytes(state: ArbiterState, replica: Replica, gpu: Gpu, strangers: boolean): number {
+  let taken = strangers ? gpu.foreignBytes : 0;
+  const counted = new Set<string>();
+  for (const other of state.replicas.values()) {
+    if (other === replica || !other.uuids.includes(gpu.uuid)) continue;
+    if (other.key !== replica.key && isPopular(state, other)) {
+      if (!counted.has(other.key)) taken += awakeClaimBytes(other, gpu);
+      counted.add(other.key);
+    } else if (other.phase !== 'absent' && other.phase !== 'asking') taken += other.residueBytes ?? 0;
+  }
+  for (const binding of gpu.bindings) {
+    const key = `${binding.namespace}/${binding.model}/${binding.replica}`;
+    if (binding.popular && key !== replica.key && !counted.has(key)) taken += binding.reservedBytes;
+  }
+  return capacityBytes(gpu) - taken;
+}
+
+/** One GPU's books for metrics and status; bytes. */
+export interface LedgerView {
+  uuid: string;
+  capacityBytes: number;
+  /** Held by awake, waking and booting replicas. */
+  reservedBytes: number;
+  residueBytes: number;
+  foreignBytes: number;
+  roomBytes: number;
+}
+
+/** The ledger of every GPU, as the next decision would see it. */
+export function ledgerView(state: ArbiterState): LedgerView[] {
+  return [...state.gpus.values()].map((gpu) => {
+    let reserved = 0;
+    let residue = 0;
+    for (const replica of state.replicas.values()) {
+      if (!replica.uuids.includes(gpu.uuid)) continue;
+      if (replica.phase === 'asleep') residue += claimBytes(replica, gpu);
+      else reserved += claimBytes(replica, gpu);
+    }
+    const capacity = capacityBytes(gpu);
+    const roomBytes = capacity - reserved - residue - gpu.foreignBytes;
+    return {
+      uuid: gpu.uuid,
+      capacityBytes: capacity,
+      reservedBytes: reserved,
+      residueBytes: residue,
+      foreignBytes: gpu.foreignBytes,
+      roomBytes,
+    };
+  });
+}

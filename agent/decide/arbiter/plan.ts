@@ -1,0 +1,156 @@
+/** Goes through the waiters in order and starts what has room; where there is none, decides who makes it. */
+import { bootObstacle, isMeasuredFree, startBoot } from './boot.ts';
+import { explain, gibibytes, onGpus, seconds } from './explain.ts';
+import { barelyBytes, isHopeless } from './hopeless.ts';
+import { awakeNeedBytes, bootNeedBytes, claimBytes, givenBackBytes, openBooks, type Room } from './ledger.ts';
+import type { Replica, Step } from './state.ts';
+import { beginDrain, sendWake } from './transitions.ts';
+import { type Candidate, type Choice, chooseVictims } from './victims.ts';
+import { type Waiter, waitersInOrder } from './waiting.ts';
+
+type Books = Map<string, Room>;
+
+const needBytes = (replica: Replica, room: Room): number =>
+  replica.phase === 'asking' ? bootNeedBytes(replica, room.gpu) : awakeNeedBytes(replica, room.gpu);
+
+/** Bytes that lack on each GPU; negative: so much is left over. */
+function missingBytes(replica: Replica, rooms: Room[]): number[] {
+  return rooms.map((room) => {
+    const others =
+      room.claimedBytes - claimBytes(replica, room.gpu) + room.promisedBytes - room.capacityBytes;
+    const missing = others + needBytes(replica, room);
+    const alone = room.serving.length + room.waking + room.draining + room.booting === 0;
+    return alone ? others + barelyBytes(replica, room) : missing;
+  });
+}
+
+/** Holds for this waiter what it needs: what will be given back first, else what is free. */
+function promise(replica: Replica, rooms: Room[], missing: number[]): void {
+  for (const [at, room] of rooms.entries()) {
+    const lacks = Math.max(0, missing[at]!);
+    const leaving = Math.min(room.leavingBytes, lacks);
+    const evictable = Math.min(room.evictableBytes, lacks - leaving);
+    room.leavingBytes -= leaving;
+    room.evictableBytes -= evictable;
+    const more = needBytes(replica, room) - claimBytes(replica, room.gpu);
+    room.promisedBytes += Math.max(0, more - leaving - evictable);
+  }
+}
+
+function close(rooms: Room[]): void {
+  for (const room of rooms) room.closed = true;
+}
+
+/** What its start changes in the books. */
+function enterBooks(replica: Replica, rooms: Room[], before: number[]): void {
+  for (const [at, room] of rooms.entries()) {
+    room.claimedBytes += claimBytes(replica, room.gpu) - before[at]!;
+    if (replica.phase === 'waking') room.waking++;
+    else room.booting++;
+  }
+}
+
+/** No engine's memory moves on this GPU, nor is about to. */
+const isQuiet = (room: Room): boolean =>
+  room.sleeping + room.waking + room.draining + room.booting + room.unsure === 0;
+
+/** There is room: starts as soon as the GPUs' other transitions allow. */
+function startWhenQuiet(step: Step, waiter: Waiter, rooms: Room[]): boolean {
+  const { replica } = waiter;
+  const before = rooms.map((room) => claimBytes(replica, room.gpu));
+  const gpus = rooms.map((room) => room.gpu);
+  if (replica.phase === 'asleep') {
+    if (rooms.some((room) => room.sleeping + room.sleepDue > 0)) return false;
+    const why = waiter.clients ? `waited ${seconds(step.now - waiter.sinceMs)}` : 'it is pinned';
+    sendWake(step, replica);
+    explain(step, replica, 'Wake', `${replica.model} wakes on ${onGpus(gpus)}: ${why}`);
+  } else {
+    if (!rooms.every(isQuiet) || !isMeasuredFree(step, replica, gpus)) return false;
+    startBoot(step, replica, gpus);
+  }
+  enterBooks(replica, rooms, before);
+  return true;
+}
+
+function sayVictim(step: Step, waiter: Waiter, victim: Candidate, rooms: Room[], candidates: number): void {
+  const need = Math.max(...rooms.map((room) => needBytes(waiter.replica, room)));
+  const why = victim.busy
+    ? `busy, awake for ${seconds(step.now - victim.replica.becameServingAtMs)}`
+    : `idle ${seconds(victim.idleMs)}`;
+  const act = waiter.replica.phase === 'asking' ? 'waited to boot for' : 'waited';
+  const choice = candidates === 1 ? 'the only one that may go' : `cheapest of ${candidates}`;
+  const where = onGpus(rooms.map((room) => room.gpu));
+  const message = `${victim.replica.model} sleeps: ${waiter.replica.model} ${act} ${seconds(step.now - waiter.sinceMs)} for ${gibibytes(need)} on ${where}; ${why}, ${choice}`;
+  explain(step, victim.replica, 'Preempted', message);
+}
+
+function drainVictims(step: Step, waiter: Waiter, choice: Choice, rooms: Room[], books: Books): void {
+  waiter.replica.roomMade = true;
+  for (const victim of choice.victims) {
+    sayVictim(step, waiter, victim, rooms, choice.candidates);
+    for (const uuid of victim.replica.uuids) {
+      const room = books.get(uuid);
+      if (!room) continue;
+      const bytes = givenBackBytes(victim.replica, room.gpu);
+      room.serving = room.serving.filter((other) => other !== victim.replica);
+      room.evictableBytes = Math.max(0, room.evictableBytes - bytes);
+      room.leavingBytes += bytes;
+      room.draining++;
+    }
+    beginDrain(step, victim.replica, { for: waiter.replica.podUid, forced: victim.busy });
+  }
+}
+
+/** Where it waits. Null: a GPU of its own is not there, not usable or not measured. */
+function roomsOf(replica: Replica, books: Books): Room[] | null {
+  const rooms: Room[] = [];
+  for (const uuid of replica.uuids) {
+    const room = books.get(uuid);
+    if (!room?.gpu.listed || !room.gpu.usable || room.gpu.freeBytes === null) return null;
+    rooms.push(room);
+  }
+  return rooms.length > 0 ? rooms : null;
+}
+
+/**
+ * One waiter:
+ * 1. its GPUs are out of use → waits, holding nothing;
+ * 2. it can never fit → failed, holding nothing;
+ * 3. an engine boots there, or an earlier waiter needs quiet → waits; it holds room only once it has aged;
+ * 4. there is room → starts, or waits for the transitions under way with its room promised;
+ * 5. what leaves already will do → waits with that promised;
+ * 6. a sufficient set of victims may go → they drain, and it comes first from now on;
+ * 7. else it waits, with what others could give back counted for it.
+ * A waiter that has aged lets nobody behind it start on its GPUs.
+ */
+function consider(step: Step, waiter: Waiter, books: Books): void {
+  const { replica } = waiter;
+  const rooms = roomsOf(replica, books);
+  if (!rooms || isHopeless(step, replica, rooms)) return;
+  if (rooms.some((room) => room.booting > 0 || room.closed)) {
+    if (waiter.aged) close(rooms);
+    return;
+  }
+  const missing = missingBytes(replica, rooms);
+  if (missing.every((bytes) => bytes <= 0)) {
+    if (startWhenQuiet(step, waiter, rooms)) return;
+    promise(replica, rooms, missing);
+    // A boot needs quiet: nothing new begins there before it.
+    if (replica.phase === 'asking') close(rooms);
+  } else {
+    const lacks = missing.map((bytes, at) => bytes - rooms[at]!.leavingBytes);
+    if (!lacks.every((bytes) => bytes <= 0)) {
+      const choice = chooseVictims(step, waiter, rooms, lacks);
+      if (choice) drainVictims(step, waiter, choice, rooms, books);
+    }
+    promise(replica, rooms, missing);
+  }
+  if (waiter.aged) close(rooms);
+}
+
+export function plan(step: Step): void {
+  const waiters = waitersInOrder(step, (replica) => bootObstacle(step, replica) === null);
+  if (waiters.length === 0) return;
+  const books = openBooks(step.state);
+  for (const waiter of waiters) consider(step, waiter, books);
+}

@@ -1,0 +1,139 @@
+/**
+ * The agent's own restart is no special case: sidecars say hello, launchers say what they hold, engines are asked, the GPU
+ * is measured, in any order. Here is what each of them says about a replica, whenever it says it.
+ */
+import { parseSettings } from '#proto/settings.ts';
+import { countFailure, onReady } from './boot.ts';
+import { takeDemand } from './demand.ts';
+import { askTriesMax, bootMsMax } from './limits.ts';
+import { nameReplica } from './pods.ts';
+import { enter, hasEngine, isDue, memoryMoves, type Replica, type Step } from './state.ts';
+import {
+  askEngine,
+  askLater,
+  beginChecking,
+  beginFreeing,
+  beginServing,
+  engineGone,
+  sendBarrier,
+} from './transitions.ts';
+import { pauseAfterFailedWake, woke } from './wake.ts';
+import type { ArbiterEvent } from './words.ts';
+
+export function onAttached(step: Step, replica: Replica, event: ArbiterEvent & { type: 'attached' }): void {
+  const { hello } = event;
+  if (!replica.listed) {
+    nameReplica(step.state, replica, hello);
+    if (replica.uuids.length === 0) replica.uuids = hello.gpuUuids;
+    replica.settings = parseSettings(hello.settings) ?? replica.settings;
+  }
+  replica.attached = true;
+  replica.epoch = Math.max(replica.epoch, hello.epoch);
+  replica.bootReady ||= hello.bootReady;
+  replica.told = { state: hello.state, bootReady: hello.bootReady, reason: '', message: '', retryAtMs: null };
+  replica.mustTell = true;
+  takeDemand(step, replica, hello.demand);
+  if (replica.ending) replica.ending.endSent = false;
+  step.changed = true;
+  // It answered once and nobody has said that it ended.
+  if (replica.phase === 'absent' && replica.launcher === 'never' && hello.bootReady) {
+    replica.stoppedAtMs = step.now;
+    beginChecking(step, replica);
+  }
+  if (replica.phase === 'draining') {
+    replica.leaving!.inFlight = null;
+    sendBarrier(step, replica, Math.max(0, replica.leaving!.deadlineMs - step.now));
+  } else if (replica.phase === 'sleeping' || (replica.phase === 'freeing' && !replica.found)) {
+    sendBarrier(step, replica, 0);
+  }
+}
+
+export function onDetached(step: Step, replica: Replica): void {
+  replica.attached = false;
+  replica.detachedAtMs = step.now;
+  if (replica.leaving) replica.leaving.inFlight = null;
+  step.changed = true;
+}
+
+export function onHolding(step: Step, replica: Replica, event: ArbiterEvent & { type: 'holding' }): void {
+  replica.launcher = 'connected';
+  replica.restarts = event.restarts;
+  replica.askedBytes = event.bytes;
+  replica.askedUuids = event.uuids;
+  if (replica.uuids.length === 0) replica.uuids = event.uuids;
+  step.changed = true;
+  if (replica.phase === 'booting') {
+    if (event.ready) onReady(step, replica);
+    return;
+  }
+  if (replica.phase === 'restarting') {
+    // The order to end may be lost with the connection.
+    replica.deadlineMs = step.now;
+    return;
+  }
+  if (hasEngine(replica)) return;
+  if (event.ready) {
+    replica.stoppedAtMs = step.now;
+    beginChecking(step, replica);
+    return;
+  }
+  enter(step, replica, 'booting', step.now + bootMsMax);
+  replica.readyAtMs = null;
+  memoryMoves(step, replica);
+}
+
+/** The engine's word about itself. In a phase that did not ask, it corrects what was believed. */
+export function onEngineState(
+  step: Step,
+  replica: Replica,
+  event: ArbiterEvent & { type: 'engine-state' },
+): void {
+  const stale = replica.askStale;
+  replica.asking = false;
+  replica.askStale = false;
+  if (replica.phase !== 'checking') return;
+  if (stale) {
+    askEngine(step, replica);
+    return;
+  }
+  switch (event.state) {
+    case 'awake':
+      // A failed sleep leaves its turn as it was; a failed wake that woke after all begins one.
+      if (replica.wakeFailures > 0 || replica.readyAtMs === null) woke(step, replica);
+      else beginServing(step, replica, replica.sleepFailures === 0);
+      replica.readyAtMs ??= step.now;
+      return;
+    case 'asleep':
+      replica.readyAtMs ??= step.now;
+      beginFreeing(step, replica, true);
+      pauseAfterFailedWake(step, replica);
+      return;
+    case 'unreachable':
+      unreachable(step, replica);
+      return;
+    default:
+      event.state satisfies never;
+  }
+}
+
+function unreachable(step: Step, replica: Replica): void {
+  askLater(step, replica);
+  if (replica.askTries < askTriesMax) return;
+  if (replica.launcher === 'connected') {
+    replica.mustRestart = {
+      reason: 'EngineUnreachable',
+      message: `it did not answer ${replica.askTries} times`,
+    };
+    return;
+  }
+  countFailure(step, replica, 'neither engine nor launcher answers');
+  engineGone(step, replica, 'absent');
+}
+
+/** Asks again those that did not answer. */
+export function askAgain(step: Step): void {
+  for (const replica of step.state.replicas.values()) {
+    if (replica.phase !== 'checking' || replica.asking || replica.mustRestart) continue;
+    if (isDue(step, replica.retryAtMs)) askEngine(step, replica);
+  }
+}

@@ -1,0 +1,198 @@
+/** Sleeps: who sleeps for idleness, when a drained one is sent to sleep, and when its memory counts as free. */
+import { idleSinceMs, isBusy, isIdle } from './demand.ts';
+import { explain, gibibytes, seconds } from './explain.ts';
+import { isSleepDue } from './ledger.ts';
+import {
+  averageWeight,
+  freeingMsMax,
+  residueAllowedBytes,
+  residueGrowthMax,
+  retryMsFirst,
+  retryMsMax,
+  sleepFreesShareMin,
+  sleepTriesMax,
+  stillBytes,
+  wakeTriesMax,
+} from './limits.ts';
+import { enter, gpusOf, isDue, isPopular, type Replica, type Step, smooth } from './state.ts';
+import { backoffMs, beginChecking, beginDrain, beginFreeing, callOff, sendSleep } from './transitions.ts';
+import { mayForce, maySleep } from './victims.ts';
+import { asWaiter } from './waiting.ts';
+import type { ArbiterEvent } from './words.ts';
+
+/** Transitions of others on any of this replica's GPUs. */
+export function movesBeside(step: Step, replica: Replica): { booting: boolean; waking: boolean } {
+  const found = { booting: false, waking: false };
+  for (const other of step.state.replicas.values()) {
+    if (other === replica || (other.phase !== 'booting' && other.phase !== 'waking')) continue;
+    if (!other.uuids.some((uuid) => replica.uuids.includes(uuid))) continue;
+    if (other.phase === 'booting') found.booting = true;
+    else found.waking = true;
+  }
+  return found;
+}
+
+/**
+ * Why a drain that has begun should not go on; null: it should.
+ * Before /sleep was sent nothing is lost by going on serving.
+ */
+function callOffReason(step: Step, replica: Replica): string | null {
+  const leaving = replica.leaving!;
+  if (replica.ending) return 'the pod is being ended';
+  if (gpusOf(step.state, replica).some((gpu) => !gpu.resource || !gpu.listed))
+    return 'a GPU of its is out of use';
+  const met = isBusy(replica) || (leaving.inFlight ?? 0) > 0;
+  if (leaving.for === null) {
+    if (isPopular(step.state, replica)) return 'it is pinned now';
+    if (!met && leaving.inFlight === null && step.now >= leaving.deadlineMs)
+      return 'its sidecar did not answer';
+    return met ? 'a request came' : null;
+  }
+  const waiting = step.state.replicas.get(leaving.for);
+  const waiter = waiting ? asWaiter(step, waiting) : null;
+  if (!waiter) return 'nobody waits for its room any more';
+  if (leaving.forced || !met) return null;
+  return mayForce(step, replica, waiter) ? null : 'a request came before its turn was over';
+}
+
+/** Carries each drain on: calls it off, sends /sleep, or waits. */
+export function driveDrains(step: Step): void {
+  for (const replica of step.state.replicas.values()) {
+    if (replica.phase !== 'draining') continue;
+    const reason = callOffReason(step, replica);
+    if (reason !== null) {
+      explain(step, replica, 'SleepCalledOff', `${replica.model} goes on: ${reason}`);
+      if (replica.leaving?.for == null) replica.notSleepBeforeMs = step.now + retryMsFirst;
+      const waiting = replica.leaving?.for ? step.state.replicas.get(replica.leaving.for) : undefined;
+      if (waiting) waiting.roomMade = false;
+      callOff(step, replica);
+      continue;
+    }
+    if (!isSleepDue(replica, step.now)) {
+      isDue(step, replica.leaving!.deadlineMs);
+      continue;
+    }
+    const beside = movesBeside(step, replica);
+    if (!beside.booting && !beside.waking) sendSleep(step, replica);
+  }
+}
+
+/** Idle longer than its idleTimeout, counted from its last request or from when it began to serve. */
+export function sleepIdle(step: Step): void {
+  for (const replica of step.state.replicas.values()) {
+    if (replica.phase !== 'serving' || isPopular(step.state, replica)) continue;
+    if (!isIdle(step, replica)) continue;
+    const sinceMs = Math.max(idleSinceMs(replica), replica.becameServingAtMs);
+    const { idleTimeoutMs } = replica.settings.sleep;
+    if (!isDue(step, sinceMs + idleTimeoutMs) || !maySleep(step, replica)) continue;
+    if (movesBeside(step, replica).booting) continue;
+    explain(
+      step,
+      replica,
+      'IdleSleep',
+      `${replica.model} sleeps: no request for ${seconds(step.now - sinceMs)}`,
+    );
+    beginDrain(step, replica, { for: null, forced: false });
+  }
+}
+
+export function onBarrierUp(
+  _step: Step,
+  replica: Replica,
+  event: ArbiterEvent & { type: 'barrier-up' },
+): void {
+  if (replica.phase !== 'draining' || event.barrier.epoch !== replica.epoch) return;
+  replica.leaving!.inFlight = event.barrier.inFlight;
+  replica.demand = { ...replica.demand, inFlight: event.barrier.inFlight };
+}
+
+export function onSlept(step: Step, replica: Replica, event: ArbiterEvent & { type: 'slept' }): void {
+  if (replica.phase !== 'sleeping') return;
+  if (event.ok) {
+    beginFreeing(step, replica, false);
+    return;
+  }
+  sleepFailed(step, replica, event.message);
+}
+
+export function sleepFailed(step: Step, replica: Replica, message: string): void {
+  replica.sleepFailures++;
+  replica.notSleepBeforeMs = step.now + backoffMs(replica.sleepFailures, retryMsFirst, retryMsMax);
+  explain(step, replica, 'SleepFailed', `${replica.model} did not fall asleep: ${message}`, 'warn');
+  if (replica.sleepFailures >= sleepTriesMax) {
+    replica.mustRestart = {
+      reason: 'SleepFailed',
+      message: `it failed to sleep ${replica.sleepFailures} times`,
+    };
+  }
+  beginChecking(step, replica);
+}
+
+const most = (bytes: number[]): number => bytes.reduce((max, one) => Math.max(max, one), 0);
+
+/** The most a sleeper may keep before it is restarted, bytes on each GPU. */
+export function residueLimitBytes(replica: Replica): number {
+  const first = replica.firstResidueBytes;
+  if (first !== null) return Math.max(residueAllowedBytes, residueGrowthMax * first);
+  return Math.max(residueAllowedBytes, (1 - sleepFreesShareMin) * (replica.awakeBytes ?? 0));
+}
+
+/**
+ * One more measurement of one that falls asleep; it began after the last change. A known residue needs to be seen once; a
+ * first one twice alike. What has not fallen when the time is over stays what it is.
+ * @param before bytes of the measurement before; empty: this is the first
+ */
+export function judgeFreeing(step: Step, replica: Replica, before: number[]): void {
+  const kept = most(replica.bytes);
+  const known = replica.residueBytes !== null && kept <= replica.residueBytes + stillBytes;
+  const still =
+    before.length > 0 && before.every((bytes, at) => Math.abs(bytes - replica.bytes[at]!) <= stillBytes);
+  const fallen = kept <= residueLimitBytes(replica);
+  if (known || (still && fallen) || isDue(step, replica.phaseSinceMs + freeingMsMax))
+    atRest(step, replica, kept);
+}
+
+/** Its memory rests: it is asleep with this residue, or did not sleep at all. */
+function atRest(step: Step, replica: Replica, keptBytes: number): void {
+  const limit = residueLimitBytes(replica);
+  replica.proven = true;
+  if (!replica.found) {
+    const took = step.now - replica.stoppedAtMs;
+    replica.sleepMs = smooth(replica.sleepMs, took, averageWeight);
+  }
+  enter(step, replica, 'asleep');
+  replica.roomMade = false;
+  replica.bootReady = true;
+  if (keptBytes > limit) {
+    const kept = `it keeps ${gibibytes(keptBytes)} while asleep, more than ${gibibytes(limit)}`;
+    replica.mustRestart = { reason: 'ResidueKept', message: kept };
+    return;
+  }
+  replica.sleepFailures = 0;
+  const changed = replica.residueBytes === null || Math.abs(replica.residueBytes - keptBytes) > stillBytes;
+  replica.residueBytes = keptBytes;
+  replica.firstResidueBytes ??= keptBytes;
+  if (changed && replica.awakeBytes !== null) {
+    const { podUid, awakeBytes } = replica;
+    step.effects.push({ type: 'remember', podUid, awakeBytes, residueBytes: keptBytes });
+  }
+  if (replica.wakeFailures >= wakeTriesMax) {
+    replica.mustRestart = {
+      reason: 'WakeFailed',
+      message: `it failed to wake ${replica.wakeFailures} times`,
+    };
+  }
+}
+
+/** A sleeper that grew by itself, or one that lost its memory while it should serve: the engine is asked. */
+export function audit(step: Step, replica: Replica): void {
+  const kept = most(replica.bytes);
+  if (replica.phase === 'asleep' && !replica.mustRestart) {
+    const limit = Math.max(residueLimitBytes(replica), (replica.residueBytes ?? 0) + residueAllowedBytes);
+    if (kept > limit) beginChecking(step, replica);
+    return;
+  }
+  if (replica.phase !== 'serving' || replica.asking || replica.awakeBytes === null) return;
+  const low = kept < (1 - sleepFreesShareMin) * replica.awakeBytes;
+  if (low && step.now - replica.becameServingAtMs > retryMsFirst) beginChecking(step, replica);
+}

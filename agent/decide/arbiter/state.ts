@@ -1,0 +1,343 @@
+/**
+ * What the arbiter knows: plain data (Maps, arrays, numbers), owned by the one loop that calls `decide`, which changes it in
+ * place. A copy of 64 replicas for each event would cost more than the decision.
+ */
+
+import type { Demand, ModelState } from '#proto/link.ts';
+import { defaultSettings, type Settings } from '#proto/settings.ts';
+import type { ArbiterEffect, BindingFact } from './words.ts';
+
+/**
+ * A replica's engine:
+ * - `absent`: none runs, its launcher has not asked; `asking`: the launcher waits for a grant;
+ * - `booting`: granted, until it is ready and measured; `serving`;
+ * - `draining`: a barrier stands; `sleeping`: /sleep was sent; `freeing`: its bytes are measured until they rest; `asleep`;
+ * - `waking`: /wake_up was sent; `checking`: its state is not known and was asked; `restarting`: told to end.
+ */
+export type Phase =
+  | 'absent'
+  | 'asking'
+  | 'booting'
+  | 'serving'
+  | 'draining'
+  | 'sleeping'
+  | 'freeing'
+  | 'asleep'
+  | 'waking'
+  | 'checking'
+  | 'restarting';
+
+export interface Failure {
+  reason: string;
+  message: string;
+  /** When it may be tried again; null: final, as things are. */
+  retryAtMs: number | null;
+}
+
+export interface Leaving {
+  /** Why: nobody asked for long, or this pod's UID needs the room. */
+  for: string | null;
+  /** It had work when it was chosen: its turn was over and the waiter had waited. */
+  forced: boolean;
+  /** The barrier's epoch was answered: how many still run. */
+  inFlight: number | null;
+  deadlineMs: number;
+}
+
+export interface Replica {
+  podUid: string;
+  pod: string;
+  namespace: string;
+  model: string;
+  replica: number;
+  /** `namespace/model/replica`: two pods of one key are a roll. */
+  key: string;
+  uuids: string[];
+  /** In the order of first appearance. */
+  order: number;
+  settings: Settings;
+  vramBytes: number | null;
+  /** The API server lists it; `deleting` there. */
+  listed: boolean;
+  deleting: boolean;
+
+  attached: boolean;
+  detachedAtMs: number;
+  /** Highest epoch told. */
+  epoch: number;
+  told: { state: ModelState; bootReady: boolean; reason: string; message: string; retryAtMs: number | null };
+  /** The next step must say the state, changed or not. */
+  mustTell: boolean;
+  demand: Demand;
+  demandAtMs: number;
+  bootReady: boolean;
+  served: boolean;
+
+  launcher: 'never' | 'connected' | 'gone';
+  launcherGoneAtMs: number;
+  askedBytes: number;
+  /** GPUs by the pod's environment; a grant needs them to agree with the annotation. */
+  askedUuids: string[];
+  restarts: number;
+  waitTold: string | null;
+  ending: { sinceMs: number; endSent: boolean; drained: boolean; released: boolean } | null;
+
+  phase: Phase;
+  phaseSinceMs: number;
+  /** A bound on the phase; null: none. */
+  deadlineMs: number | null;
+  /** Memory may move until a measurement that started after this. */
+  changedAtMs: number;
+  /** Its memory is what `bytes` says: a measurement since the last change. */
+  proven: boolean;
+  /** Bytes on each of `uuids`, as last measured. */
+  bytes: number[];
+  leaving: Leaving | null;
+  /** The engine was found in this state after a restart of the agent, or changed by itself. */
+  found: boolean;
+  becameServingAtMs: number;
+  /** When its last sleep was sent: a frozen one waits from then on. */
+  stoppedAtMs: number;
+  askedAtMs: number;
+  /** Boot: when the engine said ready. */
+  readyAtMs: number | null;
+  /** This waiter's victims have been chosen: it goes first. */
+  roomMade: boolean;
+
+  /** A question is out; `askStale`: its answer is older than what happened since. */
+  asking: boolean;
+  askStale: boolean;
+  askTries: number;
+  retryAtMs: number;
+  wakeFailures: number;
+  sleepFailures: number;
+  failures: number;
+  failureText: string;
+  notBootBeforeMs: number;
+  notSleepBeforeMs: number;
+  mustRestart: { reason: string; message: string } | null;
+  failure: Failure | null;
+
+  awakeBytes: number | null;
+  residueBytes: number | null;
+  firstResidueBytes: number | null;
+  sleepMs: number | null;
+  wakeMs: number | null;
+  bootMs: number | null;
+  /** Between two returns of clients after idleness, smoothed; null: too few. */
+  returnGapMs: number | null;
+  returnedAtMs: number | null;
+}
+
+export interface Gpu {
+  uuid: string;
+  index: number;
+  totalBytes: number;
+  usable: boolean;
+  /** In the driver's last list. */
+  listed: boolean;
+  unusableSinceMs: number | null;
+  /** The API server has its resource; true while nothing was ever heard of resources. */
+  resource: boolean;
+  bindings: BindingFact[];
+  /** The driver's free and used bytes of the last measurement; null: never measured. */
+  freeBytes: number | null;
+  usedBytes: number | null;
+  measuredAtMs: number;
+  foreignBytes: number;
+  foreignSinceMs: number;
+  /** The newest change of memory by our own doing. */
+  changedAtMs: number;
+  /** A measurement that began after this is hoped for. */
+  wantedMs: number;
+}
+
+export interface ArbiterState {
+  nowMs: number;
+  startedAtMs: number | null;
+  settled: boolean;
+  settledAtMs: number;
+  podsListed: boolean;
+  resourcesListed: boolean;
+  replicas: Map<string, Replica>;
+  /** Pod UIDs by replica key. */
+  keys: Map<string, string[]>;
+  gpus: Map<string, Gpu>;
+  order: number;
+  timerMs: number | null;
+  measuring: boolean;
+  measureSentAtMs: number;
+  /** No measurement is asked for before this. */
+  measureAgainAtMs: number;
+  /** Since when a fresh measurement is hoped for; one that began earlier does not count. */
+  measureWantedMs: number;
+}
+
+export interface ArbiterOptions {
+  /** Monotonic ms of the agent's start. */
+  startedAtMs?: number;
+}
+
+/** One call of `decide`: the state, the time and what is to be done. */
+export interface Step {
+  state: ArbiterState;
+  now: number;
+  effects: ArbiterEffect[];
+  /** The next moment at which time alone changes something. */
+  nextMs: number;
+  /** Something moved that may let something else move. */
+  changed: boolean;
+}
+
+/** Whether that moment has come; if not, the step's timer is set no later than it. */
+export function isDue(step: Step, atMs: number): boolean {
+  if (step.now >= atMs) return true;
+  if (atMs < step.nextMs) step.nextMs = atMs;
+  return false;
+}
+
+export function initialState(options: ArbiterOptions = {}): ArbiterState {
+  return {
+    nowMs: options.startedAtMs ?? 0,
+    startedAtMs: options.startedAtMs ?? null,
+    settled: false,
+    settledAtMs: 0,
+    podsListed: false,
+    resourcesListed: false,
+    replicas: new Map(),
+    keys: new Map(),
+    gpus: new Map(),
+    order: 0,
+    timerMs: null,
+    measuring: false,
+    measureSentAtMs: 0,
+    measureAgainAtMs: 0,
+    measureWantedMs: 0,
+  };
+}
+
+const noDemand: Demand = { inFlight: 0, queued: 0, oldestWaitMs: 0, idleMs: 0, requestsTotal: 0 };
+
+/** A replica of which nothing but its pod's UID is known. */
+export function newReplica(podUid: string, now: number, order: number): Replica {
+  return {
+    podUid,
+    pod: '',
+    namespace: '',
+    model: '',
+    replica: 0,
+    key: '',
+    uuids: [],
+    order,
+    settings: defaultSettings,
+    vramBytes: null,
+    listed: false,
+    deleting: false,
+    attached: false,
+    detachedAtMs: now,
+    epoch: 0,
+    told: { state: 'STATE_UNKNOWN', bootReady: false, reason: '', message: '', retryAtMs: null },
+    mustTell: false,
+    demand: noDemand,
+    demandAtMs: now,
+    bootReady: false,
+    served: false,
+    launcher: 'never',
+    launcherGoneAtMs: now,
+    askedBytes: 0,
+    askedUuids: [],
+    restarts: 0,
+    waitTold: null,
+    ending: null,
+    phase: 'absent',
+    phaseSinceMs: now,
+    deadlineMs: null,
+    changedAtMs: now,
+    proven: true,
+    bytes: [],
+    leaving: null,
+    found: false,
+    becameServingAtMs: now,
+    stoppedAtMs: now,
+    askedAtMs: now,
+    readyAtMs: null,
+    roomMade: false,
+    asking: false,
+    askStale: false,
+    askTries: 0,
+    retryAtMs: 0,
+    wakeFailures: 0,
+    sleepFailures: 0,
+    failures: 0,
+    failureText: '',
+    notBootBeforeMs: 0,
+    notSleepBeforeMs: 0,
+    mustRestart: null,
+    failure: null,
+    awakeBytes: null,
+    residueBytes: null,
+    firstResidueBytes: null,
+    sleepMs: null,
+    wakeMs: null,
+    bootMs: null,
+    returnGapMs: null,
+    returnedAtMs: null,
+  };
+}
+
+export function gpusOf(state: ArbiterState, replica: Replica): Gpu[] {
+  const found: Gpu[] = [];
+  for (const uuid of replica.uuids) {
+    const gpu = state.gpus.get(uuid);
+    if (gpu) found.push(gpu);
+  }
+  return found;
+}
+
+/** The binding of this replica on this GPU; null: none, or no list has come yet. */
+export function bindingOn(gpu: Gpu, replica: Replica): BindingFact | null {
+  for (const binding of gpu.bindings) {
+    if (
+      binding.model === replica.model &&
+      binding.replica === replica.replica &&
+      binding.namespace === replica.namespace
+    )
+      return binding;
+  }
+  return null;
+}
+
+/** Never slept: by its binding, which the controller turns on when there is room; without a list by its settings. */
+export function isPopular(state: ArbiterState, replica: Replica): boolean {
+  for (const uuid of replica.uuids) {
+    const gpu = state.gpus.get(uuid);
+    const binding = gpu && state.resourcesListed ? bindingOn(gpu, replica) : null;
+    if (binding) return binding.popular;
+  }
+  return replica.settings.fairness.popular;
+}
+
+/** The memory of its engine is about to move or has just moved by our doing. */
+export function memoryMoves(step: Step, replica: Replica): void {
+  replica.changedAtMs = step.now;
+  replica.proven = false;
+  step.state.measureWantedMs = step.now;
+  step.state.measureAgainAtMs = step.now;
+  for (const gpu of gpusOf(step.state, replica)) gpu.changedAtMs = step.now;
+}
+
+export function enter(step: Step, replica: Replica, phase: Phase, deadlineMs: number | null = null): void {
+  step.changed = true;
+  replica.phase = phase;
+  replica.phaseSinceMs = step.now;
+  replica.deadlineMs = deadlineMs;
+  if (phase !== 'draining' && phase !== 'sleeping') replica.leaving = null;
+}
+
+/** Smoothed with the newest value weighing `averageWeight`. */
+export function smooth(before: number | null, value: number, weight: number): number {
+  return before === null ? value : before + weight * (value - before);
+}
+
+export const hasEngine = (replica: Replica): boolean =>
+  replica.phase !== 'absent' && replica.phase !== 'asking';

@@ -1,0 +1,104 @@
+/** What a sidecar is told and a launcher waits for: said when it changes, and again to one that has just attached. */
+
+import type { ModelState } from '#proto/link.ts';
+import { bootObstacle, type Obstacle } from './boot.ts';
+import { wantsAwake } from './demand.ts';
+import type { Replica, Step } from './state.ts';
+import { wakeCostMs } from './victims.ts';
+
+interface Word {
+  state: ModelState;
+  reason: string;
+  message: string;
+  /** FAILED: when it may be tried again; null: final. */
+  retryAtMs: number | null;
+  expectedMs: number;
+}
+
+const word = (state: ModelState, reason = '', message = '', expectedMs = 0): Word => ({
+  state,
+  reason,
+  message,
+  retryAtMs: null,
+  expectedMs,
+});
+
+function failed(replica: Replica): Word | null {
+  const { failure } = replica;
+  if (!failure) return null;
+  return { ...word('FAILED', failure.reason, failure.message), retryAtMs: failure.retryAtMs };
+}
+
+/** The state that holds for clients; null: what was told last holds on (a barrier, or nothing is known yet). */
+function outward(step: Step, replica: Replica): Word | null {
+  switch (replica.phase) {
+    case 'absent':
+    case 'asking':
+      return (
+        failed(replica) ??
+        word('PENDING', 'WaitsToBoot', 'its engine waits for room to boot', replica.bootMs ?? 0)
+      );
+    case 'booting':
+      return word('WAKING', 'Boots', 'its engine boots', replica.bootMs ?? 0);
+    case 'serving':
+      return word('SERVING');
+    case 'asleep':
+      if (!wantsAwake(step, replica)) return failed(replica) ?? word('SLEEPING');
+      return failed(replica) ?? word('PENDING', 'WaitsForRoom', 'it waits for room on its GPUs', 0);
+    case 'waking':
+      return word('WAKING', '', '', Math.round(wakeCostMs(replica)));
+    case 'freeing':
+      return replica.found ? word(wantsAwake(step, replica) ? 'PENDING' : 'SLEEPING') : null;
+    case 'restarting':
+      return word('PENDING', 'Restarts', 'its engine is restarted', replica.bootMs ?? 0);
+    case 'draining':
+    case 'sleeping':
+    case 'checking':
+      return null;
+    default:
+      return replica.phase satisfies never;
+  }
+}
+
+function tellSidecar(step: Step, replica: Replica): void {
+  if (!replica.attached) return;
+  const now = outward(step, replica);
+  if (now === null) return;
+  const { told } = replica;
+  const same =
+    told.state === now.state &&
+    told.bootReady === replica.bootReady &&
+    told.retryAtMs === now.retryAtMs &&
+    told.reason === now.reason;
+  if (same && !replica.mustTell) return;
+  const { state, reason, message, retryAtMs, expectedMs } = now;
+  const { bootReady, podUid } = replica;
+  replica.epoch++;
+  replica.told = { state, bootReady, reason, message, retryAtMs };
+  replica.mustTell = false;
+  const retryAfterMs = retryAtMs === null ? 0 : Math.max(1_000, Math.round(retryAtMs - step.now));
+  const { epoch } = replica;
+  step.effects.push({
+    type: 'tell',
+    podUid,
+    state: { epoch, state, bootReady, reason, message, retryAfterMs, expectedMs: Math.round(expectedMs) },
+  });
+}
+
+const forRoom: Obstacle = { reason: 'WaitsForRoom', message: 'no room on its GPUs yet' };
+
+function tellLauncher(step: Step, replica: Replica): void {
+  if (replica.phase !== 'asking' || replica.launcher !== 'connected') return;
+  const { reason, message } =
+    replica.failure?.reason === 'NeverFits' ? replica.failure : (bootObstacle(step, replica) ?? forRoom);
+  if (replica.waitTold === reason) return;
+  replica.waitTold = reason;
+  step.effects.push({ type: 'wait', podUid: replica.podUid, reason, message });
+}
+
+export function tellAll(step: Step): void {
+  for (const replica of step.state.replicas.values()) {
+    tellSidecar(step, replica);
+    tellLauncher(step, replica);
+  }
+}
