@@ -1,8 +1,25 @@
 /** The agent: one on each GPU node. `--once --dry-run` prints the GPU resources it would publish and ends. */
 import { parseArgs } from 'node:util';
+import { errorText } from '#platform/log.ts';
 
-const { values } = parseArgs({ options: { once: { type: 'boolean' }, 'dry-run': { type: 'boolean' } } });
+const usage = 'usage: main.ts [--kubeconfig FILE] | --once --dry-run';
 
+function readArguments() {
+  try {
+    return parseArgs({
+      options: {
+        once: { type: 'boolean' },
+        'dry-run': { type: 'boolean' },
+        kubeconfig: { type: 'string' },
+      },
+    }).values;
+  } catch (error) {
+    process.stderr.write(`${errorText(error)}\n${usage}\n`);
+    process.exit(2);
+  }
+}
+
+const values = readArguments();
 if (values.once && values['dry-run']) {
   const { dryRun } = await import('./dry-run.ts');
   process.exitCode = await dryRun({
@@ -10,4 +27,10 @@ if (values.once && values['dry-run']) {
     write: (text) => void process.stdout.write(text),
     complain: (text) => void process.stderr.write(text),
   });
+} else if (values.once || values['dry-run']) {
+  process.stderr.write(`--once and --dry-run belong together\n${usage}\n`);
+  process.exitCode = 2;
+} else {
+  const { run } = await import('./run.ts');
+  await run(values.kubeconfig);
 }

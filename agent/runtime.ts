@@ -15,6 +15,7 @@ import { type GpuRounds, startGpuRounds } from './gpu-rounds.ts';
 import { createLoop, type Loop } from './loop.ts';
 import { createMemory, type Memory } from './memory.ts';
 import { type ArbiterMetrics, createArbiterMetrics } from './metrics/arbiter.ts';
+import { type Books, registerLedgerMetrics } from './metrics/ledger.ts';
 import { type MetricsServer, serveMetrics } from './metrics/server.ts';
 import type { RunSmi } from './observe/nvidia-smi/run.ts';
 import type { Owner } from './observe/process-pods.ts';
@@ -29,6 +30,7 @@ const silenceMsMax = 60_000;
 export interface Arbiter<State> {
   initial(startedAtMs: number): State;
   decide(state: State, event: ArbiterEvent): { state: State; effects: ArbiterEffect[] };
+  ledger(state: State): readonly Books[];
   /** By GPU UUID. @param wallClock monotonic ms as wall clock, RFC 3339 */
   occupants(state: State, wallClock: (monotonicMs: number) => string): Record<string, GpuOccupant[]>;
 }
@@ -144,6 +146,7 @@ export async function startAgent<State>(parts: AgentParts<State>): Promise<Runni
   const registry = new Registry();
   const rooms = { metrics: createArbiterMetrics(registry) } as Rooms<State>;
   rooms.loop = loopOf(rooms, parts);
+  registerLedgerMetrics(registry, () => parts.arbiter.ledger(rooms.loop.state()));
   const { post } = rooms.loop;
   rooms.memory = createMemory({
     modelsDir: environment.modelsDir,
