@@ -573,10 +573,10 @@ class Launcher:
         self._ended(engine, engine.ended)
 
     def _ended(self, engine: Engine, end: Tuple[Optional[int], Optional[str]]) -> None:
-        log("info" if engine.kill_at else "error", "engine ended", code=end[0], signal=end[1])
         extra = {}
         if engine.ready_at is None and engine.kill_at is None and self.settings.uuids and not self.gpus_seen:
             extra = {"message": f"It ended before it was ready, in a container without nvidia-smi. If it found no GPU: {REMEDY}"}
+        log("info" if engine.kill_at else "error", "engine ended", code=end[0], signal=end[1], detail=extra.get("message"))
         self._say("exited", code=end[0], signal=end[1], tail=engine.tail.text(), **extra)
         if self.ending_since is None:
             ready_seconds = None if engine.ready_at is None else time.monotonic() - engine.ready_at

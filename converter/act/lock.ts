@@ -9,7 +9,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { FetchFailure } from '../decide/failures.ts';
 import { interruption } from '../http.ts';
 
-const heartbeatMs = 5_000;
+const heartbeatMsDefault = 5_000;
 /** A holder that did not touch its lock for so long is dead. */
 export const staleMs = 30_000;
 /** Longest wait for another Job's fetch. */
@@ -26,6 +26,7 @@ export interface LockOptions {
   /** Called once, when it has to wait. */
   onWait: () => void;
   pollMs?: number;
+  heartbeatMs?: number;
 }
 
 const holderOf = (path: string): Promise<string | null> => readFile(path, 'utf8').catch(() => null);
@@ -78,7 +79,7 @@ export async function acquireLock(path: string, options: LockOptions): Promise<L
     await utimes(path, new Date(), new Date());
   };
   // A beat that fails leaves the lock to grow stale, which is what it is then.
-  const timer = setInterval(() => void beat().catch(() => {}), heartbeatMs);
+  const timer = setInterval(() => void beat().catch(() => {}), options.heartbeatMs ?? heartbeatMsDefault);
   return {
     release: async () => {
       clearInterval(timer);

@@ -145,6 +145,19 @@ describe.concurrent('an engine that ends', () => {
     expect(tail).toBe(`${'x'.repeat(4096 - 3)}end`);
   });
 
+  it('before it was ready, with GPUs that nobody could check, is reported with what to look at', async () => {
+    const { agent } = await launch(['crash', '1', 'no CUDA\n'], { env: { GREENTHREAD_GPU_UUIDS: 'GPU-a' } });
+    await agent.types(1);
+    agent.grant();
+    await agent.types(1);
+    expect(await agent.next()).toMatchObject({
+      type: 'exited',
+      code: 1,
+      tail: 'no CUDA\n',
+      message: expect.stringContaining('runtimeClassName nvidia'),
+    });
+  });
+
   it('by a signal is reported with its name', async () => {
     const launched = await launchReady(['serve']);
     process.kill(pidOf(launched), 'SIGKILL');
@@ -201,6 +214,16 @@ describe.concurrent('the connection', () => {
       ready: true,
     });
     expect(alive(pid)).toBe(true);
+  });
+
+  it('that is lost again and again begins each time with holding', async () => {
+    const launched = await launchReady(['serve']);
+    for (let round = 0; round < 4; round++) {
+      await launched.agent.close();
+      await launched.agent.listen();
+      expect(await launched.agent.next()).toMatchObject({ type: 'holding', id: 'g-1', restarts: 1 });
+    }
+    expect(launched.agent.connections).toBe(5);
   });
 
   it('takes no harm from unknown types, unknown fields and lines that are no messages', async () => {
