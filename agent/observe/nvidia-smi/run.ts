@@ -9,7 +9,7 @@ export const queryTimeoutMs = 10_000;
 /** Deadline of the quick CSV queries, ms: they take 10 to 100. */
 export const quickTimeoutMs = 5_000;
 /** How long a killed call may take to die before nobody waits for it any more, ms. */
-const deathMsMax = 1_000;
+const deathMsMax = 500;
 /** Calls that would not die; with so many of them no further one is started until one ends. */
 const undeadMax = 4;
 /** Longest output read of one stream, characters: 16 GPUs in full take about 800 KB. */
@@ -36,16 +36,18 @@ const without = (outcome: SmiOutput['outcome']): SmiOutput => ({
 
 /**
  * @param command the program, found on PATH
+ * @param killSignal what ends a call at its deadline
  * @returns a function that runs it: at most `undeadMax` calls that outlived their SIGKILL are ever left behind
  */
-export function createRunSmi(command = 'nvidia-smi'): RunSmi {
+export function createRunSmi(command = 'nvidia-smi', killSignal: 'SIGKILL' | 'SIGTERM' = 'SIGKILL'): RunSmi {
   let undead = 0;
 
   return async (args, timeoutMs) => {
     if (undead >= undeadMax) return without('timed-out');
     const child = execa(command, args, {
       timeout: timeoutMs,
-      killSignal: 'SIGKILL',
+      killSignal,
+      forceKillAfterDelay: false,
       maxBuffer: outputCharactersMax,
       reject: false,
       stdin: 'ignore',
