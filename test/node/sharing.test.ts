@@ -1,0 +1,33 @@
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { createNodeWorld, type NodeWorld, type Pod, until } from './node-world.ts';
+
+let world: NodeWorld;
+let pods: Pod[];
+
+beforeAll(async () => {
+  world = await createNodeWorld('a40:1');
+  await world.startAgent();
+  const options = {
+    share: 0.6,
+    settings: { fairness: { minRuntimeMs: 200, maxWaitTimeMs: 200 } },
+    simulation: { bootSeconds: 0.5, wakeBaseMs: 20, wakeGBPerSecond: 500, sleepMs: 10 },
+  };
+  pods = [await world.addPod('red', options), await world.addPod('blue', options)];
+});
+afterAll(() => world?.close());
+
+describe('two models that do not fit together', () => {
+  it('both boot, one after the other', async () => {
+    for (const pod of pods)
+      await until(`${pod.model} to have booted`, async () => (await world.status(pod)).bootReady);
+  });
+
+  it('both answer, turn by turn', async () => {
+    for (let n = 0; n < 10; n++) {
+      const pod = pods[n % 2]!;
+      const answer = await world.chat(pod, `say nonce-${n}${n}`);
+      expect(answer).toMatchObject({ status: 200, text: expect.stringContaining(`nonce-${n}${n}`) });
+    }
+    expect(world.violations()).toEqual([]);
+  });
+});
