@@ -235,6 +235,8 @@ describe.concurrent('two Jobs at once', () => {
     const both = await Promise.all([one.fetch(), one.fetch()]);
     expect(both.map(({ downloaded }) => downloaded).sort()).toEqual([0, 5]);
     expect(downloads(one)).toBe(5);
+    // Two revisions and one listing of three pages: who waited looked at the disk alone.
+    expect(one.hub.stats().apiRequests).toBe(5);
   });
 
   it('do not wait for one that died', async () => {

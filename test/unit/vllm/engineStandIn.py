@@ -3,7 +3,7 @@
 serve            until SIGTERM, then exits 0
 stubborn         serves and ignores SIGTERM
 crash CODE TEXT  writes TEXT to stderr and exits with CODE
-orphan FILE      starts a process in a session of its own, writes its pid to FILE, then exits 1
+orphan FILE      starts a process in a session of its own, which starts another; writes both pids to FILE, exits 1
 secret           serves; proves that the environment arrived by the exit code after SIGTERM
 """
 import os
@@ -18,10 +18,11 @@ if kind == "crash":
     sys.stderr.write(sys.argv[3])
     sys.exit(int(sys.argv[2]))
 if kind == "orphan":
-    sleeper = "import os, time; os.setsid(); print(os.getpid(), flush=True); time.sleep(600)"
-    child = subprocess.Popen([sys.executable, "-c", sleeper], stdout=subprocess.PIPE)
+    sleep = "import os, time; os.setsid(); print(os.getpid(), flush=True); time.sleep(600)"
+    nest = f"import os, subprocess, sys, time; os.setsid(); print(os.getpid(), flush=True); subprocess.Popen([sys.executable, '-c', {sleep!r}]); time.sleep(600)"
+    child = subprocess.Popen([sys.executable, "-c", nest], stdout=subprocess.PIPE)
     with open(sys.argv[2], "wb") as file:
-        file.write(child.stdout.readline())
+        file.write(child.stdout.readline() + child.stdout.readline())
     sys.exit(1)
 if kind == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
