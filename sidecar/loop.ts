@@ -46,6 +46,9 @@ interface Running {
   stopComments: (() => void) | null;
 }
 
+/** Pause before a Demand that could not be sent is tried again; a new stream's Hello says it sooner. */
+const sayAgainMs = 250;
+
 const limitsOf = ({ frontDoor: { maxQueued, maxQueuedBytes, maxWaitMs } }: Settings) => ({
   maxQueued,
   maxQueuedBytes,
@@ -361,9 +364,9 @@ export class Loop {
     const demand = demandOf(this.#gate, atMs);
     let dueMs = demandDueMs(this.#said, demand, atMs);
     if (dueMs !== null && dueMs <= atMs) {
-      this.#link?.send({ demand });
-      this.#said = { demand, atMs };
-      dueMs = null;
+      const sent = this.#link?.send({ demand }) ?? false;
+      if (sent) this.#said = { demand, atMs };
+      dueMs = sent ? null : atMs + sayAgainMs;
     }
     this.#setTimer(
       Math.min(dueMs ?? Number.POSITIVE_INFINITY, nextTickMs(this.#gate) ?? Number.POSITIVE_INFINITY),

@@ -136,6 +136,8 @@ class Relay implements Dispatcher.DispatchHandler {
 
   #failure(error: Error): Failure {
     if (error === declined) return 'declined';
+    // undici refuses to write what it holds for no HTTP: trying again would not help.
+    if ('code' in error && error.code === 'UND_ERR_INVALID_ARG') return 'bad';
     if (this.#controller === null) return 'unsent';
     return error === unframed || error.name === 'HTTPParserError' ? 'bad' : 'died';
   }

@@ -211,7 +211,7 @@ function arrive(gate: Gate, event: GateEvent & { type: 'arrived' }, effects: Gat
     effects.push({ do: 'pass', id, queueMs: 0, wakeMs: 0 });
     return;
   }
-  const retryAfterMs = gate.told.expectedMs > 0 ? gate.told.expectedMs : null;
+  const retryAfterMs = expectedInMs(gate, atMs);
   if (queued >= gate.limits.maxQueued) {
     effects.push({ do: 'refuse', id, refusal: { code: 'queue_full', retryAfterMs }, queueMs: 0 });
     return;
@@ -224,6 +224,11 @@ function arrive(gate: Gate, event: GateEvent & { type: 'arrived' }, effects: Gat
   gate.queuedBytes += bytes;
   effects.push({ do: 'hold', id });
   release(gate, atMs, effects);
+}
+
+/** When the agent expects the model to serve, from now; null where it did not say. */
+function expectedInMs({ told, toldAtMs }: Gate, atMs: number): number | null {
+  return told.expectedMs === 0 ? null : Math.max(0, toldAtMs + told.expectedMs - atMs);
 }
 
 /** Why nothing can be served now; null when it can, or when it is time to ask the agent again. */
@@ -295,7 +300,8 @@ function expire(gate: Gate, atMs: number, effects: GateEffect[]): void {
     if (queueMs < gate.limits.maxWaitMs) return;
     take(gate, next.id);
     gate.lastActiveMs = atMs;
-    effects.push({ do: 'refuse', id: next.id, refusal: { code: 'wait_timeout' }, queueMs });
+    const refusal: Refusal = { code: 'wait_timeout', retryAfterMs: expectedInMs(gate, atMs) };
+    effects.push({ do: 'refuse', id: next.id, refusal, queueMs });
   }
 }
 

@@ -89,6 +89,14 @@ export function destination(
   return { to: 'engine', path: route, query, endpoint: found.endpoint, shape };
 }
 
+/** Routes whose `stream: true` means server-sent events; elsewhere it may mean audio. */
+export const eventStreamPaths: ReadonlySet<string> = new Set([
+  '/v1/chat/completions',
+  '/v1/completions',
+  '/v1/responses',
+  '/v1/messages',
+]);
+
 /** Whether the Model opens that endpoint now. */
 export const isOpen = (endpoint: EndpointName | 'any', open: readonly EndpointName[]): boolean =>
   endpoint === 'any' ? open.length > 0 : open.includes(endpoint);

@@ -9,7 +9,7 @@ import type { Own } from '../decide/environment.ts';
 import { keptRequestId } from '../decide/headers.ts';
 import { boundaryOf, readForm, readJson } from '../decide/model-name.ts';
 import type { Refusal, RefusalCode } from '../decide/refusals.ts';
-import { destination, isOpen, isOpenPage, type Page } from '../decide/routes.ts';
+import { destination, eventStreamPaths, isOpen, isOpenPage, type Page } from '../decide/routes.ts';
 import type { Exchange } from '../exchange.ts';
 import { type Account, announcedBytes, readBody } from './body.ts';
 
@@ -82,7 +82,7 @@ function checkBody(exchange: Exchange, names: readonly string[]): Refusal | null
   const boundary = boundaryOf(contentType);
   const named = boundary === null ? readJson(exchange.body!) : readForm(exchange.body!, boundary);
   if (named === null) return { code: 'body_malformed' };
-  exchange.stream = named.stream;
+  exchange.stream = named.stream && eventStreamPaths.has(exchange.path);
   if (named.model === null || (named.model !== undefined && names.includes(named.model))) return null;
   const given =
     named.model === undefined

@@ -20,7 +20,7 @@ export type LinkEvent =
   | { type: 'link'; up: boolean; reason: string };
 
 export interface Link {
-  /** @returns false when there is no agent, or it does not read: what was not sent is said by the next Hello or Demand */
+  /** @returns false when it was not sent: there is no stream, or the agent does not read and it is only a figure */
   send(message: FromSidecar): boolean;
   close(): void;
 }
@@ -93,7 +93,7 @@ export function dialLink(socketPath: string, hello: () => Hello, emit: (event: L
 
   return {
     send: (message) => {
-      if (!stream || !up) return false;
+      if (!stream) return false;
       // An agent that does not read gets no more figures; barriers and ends are few and always kept.
       if (clogged && message.demand) return false;
       clogged = !stream.write(message);

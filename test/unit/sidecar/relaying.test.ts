@@ -89,6 +89,24 @@ describe('a body', () => {
     expect(pod.engine.seen).toHaveLength(1);
   });
 
+  it('and a query of bytes that need no encoding on the wire pass as they are', async () => {
+    const pod = await serving();
+    const raw = pod.raw();
+    raw.socket.write(
+      requestText(JSON.stringify(chat()), 'X-Name: caf\xe9\r\n').replace(
+        'completions',
+        'completions?q="<>|^`{}',
+      ),
+      'latin1',
+    );
+    await until('answered', () => raw.text().includes('echo'));
+    expect([pod.engine.seen[0]!.url, pod.engine.seen[0]!.headers['x-name']]).toEqual([
+      '/v1/completions?q="<>|^`{}',
+      'caf\xe9',
+    ]);
+    raw.socket.destroy();
+  });
+
   it('on /invocations needs no model', async () => {
     const pod = await serving();
     expect((await pod.post('/invocations', { inputs: 'x' })).status).toBe(200);
@@ -319,12 +337,14 @@ describe('a waiting stream', () => {
     await expect(cut.rest()).rejects.toThrow();
   });
 
-  it('gets none where it is off, or no stream was asked for', async () => {
+  it('gets none where no stream of events was asked for', async () => {
     const pod = await serving({
+      endpoints: ['chat_completions', 'audio_speech'],
       state: { state: 'SLEEPING' },
       frontDoor: { sseKeepAliveAfterMs: 5, maxWaitMs: 60 },
     });
-    const answer = await pod.post('/v1/chat/completions', chat({ stream: false }));
-    expect(answer.status).toBe(503);
+    const chatted = pod.post('/v1/chat/completions', chat({ stream: false }));
+    const spoken = pod.post('/v1/audio/speech', chat({ stream: true }));
+    for (const answer of [await chatted, await spoken]) expect(answer.status).toBe(503);
   });
 });
