@@ -171,7 +171,8 @@ export const modelSpec = z.object({
   modelName: text(200)
     .meta(
       cel({
-        rule: `self.matches('${upstreamId}')`,
+        // The hub itself refuses -- and .. in names; -- also parts org and name in the folder on disk.
+        rule: `self.matches('${upstreamId}') && !self.contains('--') && !self.contains('..')`,
         message: 'spec.modelName must be an upstream id such as org/name',
       }),
     )

@@ -9,7 +9,7 @@
  *                                         <- grant {id, bytes}             start the engine now
  *   started {pid}                         ->
  *   ready                                 ->                               its /health answered 200
- *   exited {code, signal, tail}           ->                               then it asks again on the same connection
+ *   exited {code, signal, tail, reason?}  ->                               it asks again 1 to 60 s later, on the same connection
  *                                         <- restart {reason, message}     end the engine, ask again
  *                                         <- drained                       SIGTERM may reach the engine now
  *   ending                                ->                               the launcher got SIGTERM
@@ -52,7 +52,16 @@ export type FromLauncher =
   | Holding
   | { v: number; type: 'started'; pid: number }
   | { v: number; type: 'ready' }
-  | { v: number; type: 'exited'; code: number | null; signal: string | null; tail: string }
+  | {
+      v: number;
+      type: 'exited';
+      code: number | null;
+      signal: string | null;
+      tail: string;
+      /** CamelCase, where the launcher knows why: `GpuNotInjected`, `EngineNotFound`, `EngineSocketStuck`. */
+      reason?: string;
+      message?: string;
+    }
   | { v: number; type: 'ending' };
 
 export type ToLauncher =

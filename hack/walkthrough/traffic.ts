@@ -12,7 +12,7 @@ export interface Answer {
 const answerMsMax = 120_000;
 
 /** One chat request with a random nonce, which the answer must bring back. */
-export async function ask(url: string, model: string, maxTokens = 16): Promise<Answer> {
+export async function ask(url: string, model: string | undefined, maxTokens = 16): Promise<Answer> {
   const nonce = `nonce-${randomBytes(6).toString('hex')}`;
   try {
     const response = await request(`${url}/v1/chat/completions`, {
@@ -41,14 +41,14 @@ export interface Traffic {
 }
 
 /** Asks one request after the other, with a short pause. */
-export function keepAsking(url: string, model: () => string): Traffic {
+export function keepAsking(url: string, model?: string): Traffic {
   let going = true;
   let sent = 0;
   const lost: Answer[] = [];
   const running = (async () => {
     while (going) {
       sent += 1;
-      const answer = await ask(url, model(), 4);
+      const answer = await ask(url, model, 4);
       if (!answered(answer)) lost.push(answer);
       await new Promise((resolve) => setTimeout(resolve, 100));
     }

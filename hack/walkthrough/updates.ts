@@ -8,8 +8,8 @@ interface Update {
   patch: object;
   /** Does the change need a new pod? */
   rolls: boolean;
-  /** The model that clients name from then on, when it changes. */
-  upstream?: string;
+  /** The name in the request is about to change: these clients leave \`model\` out, which every engine takes. */
+  unnamed?: boolean;
   /** What shows that a change without a new pod is in force. */
   applied?: (url: string) => Promise<boolean>;
 }
@@ -55,12 +55,7 @@ const updates: Update[] = [
     rolls: true,
   },
   { field: 'vllmImage', patch: { vllmImage: 'localhost/greenthread-engine-sim:next' }, rolls: true },
-  {
-    field: 'modelName',
-    patch: { modelName: 'Qwen/Qwen2.5-1.5B-Instruct' },
-    rolls: true,
-    upstream: 'Qwen/Qwen2.5-1.5B-Instruct',
-  },
+  { field: 'modelName', patch: { modelName: 'Qwen/Qwen2.5-1.5B-Instruct' }, rolls: true, unnamed: true },
 ];
 
 const podField = (path: string): Promise<string> =>
@@ -88,17 +83,15 @@ async function inForce(update: Update, before: string, url: string): Promise<boo
 export async function update(url: string): Promise<void> {
   title('Update a Model');
   const rows: string[][] = [];
-  let upstream = 'meta-llama/Llama-3.1-8B-Instruct';
   for (const each of updates) {
     const [before] = await uids();
-    const asking = keepAsking(url, () => upstream);
+    const asking = keepAsking(url, each.unnamed ? undefined : 'meta-llama/Llama-3.1-8B-Instruct');
     const began = Date.now();
     await type(`kubectl patch model ${model} --type merge -p '${JSON.stringify({ spec: each.patch })}'`);
     const done = await inForce(each, before ?? '', url);
     const took = Date.now() - began;
     const { sent, lost } = await asking.stop();
     const [after] = await uids();
-    upstream = each.upstream ?? upstream;
     check(`${each.field}: in force`, done);
     check(
       `${each.field}: pod ${each.rolls ? 'rolled' : 'kept'}`,

@@ -141,6 +141,7 @@ export const trials = new Map<string, Trial>([
       bad: [
         ['a/b/c', 'spec.modelName must be an upstream id'],
         ['../etc', 'spec.modelName must be an upstream id'],
+        ['org/na--me', 'spec.modelName must be an upstream id'],
         ['', 'spec.modelName must be an upstream id'],
       ],
     },

@@ -1,0 +1,99 @@
+/** ./hack/demo: the deploy page's direct path, played live on a real cluster. Exit 0 only when every promise held. */
+import { parseArgs } from 'node:util';
+import { installChart } from '../installation/chart.ts';
+import { type Cluster, downCluster, upCluster } from '../installation/cluster.ts';
+import { downloads, startHub } from '../installation/hub.ts';
+import { converge, deploy, inference, remove, running, twoAwake } from './chapters.ts';
+import { check, failures, remark, title, type, until } from './shell.ts';
+import { update } from './updates.ts';
+
+const help = `usage: ./hack/demo [--keep] [--kubeconfig FILE [--values FILE]]
+  plays the deploy page (deploy, converge, verify, update, delete) on a real Kubernetes and checks what it promises
+  --keep             leave the cluster running and say what to type next; otherwise no process stays
+  --kubeconfig FILE  use a cluster of your own with NVIDIA GPUs: the chart is installed there. Images must be where its
+                     nodes can pull them; say so, and all else that differs, in --values FILE (helm values)
+without --kubeconfig it needs Linux and root: it starts a cluster with simulated GPUs in namespaces of this machine`;
+
+/** GPUs of the demo's node, as ./hack/cluster takes them. */
+const gpus = 'a40:2';
+
+function options() {
+  const { values } = parseArgs({
+    options: {
+      keep: { type: 'boolean', default: false },
+      help: { type: 'boolean', default: false },
+      kubeconfig: { type: 'string' },
+      values: { type: 'string' },
+    },
+  });
+  if (values.values && !values.kubeconfig)
+    throw new Error('--values goes with --kubeconfig: the demo’s own cluster has its own');
+  return values;
+}
+
+async function ownCluster(): Promise<Cluster> {
+  title('A cluster on this machine');
+  const cluster = await upCluster(['--gpus', gpus]);
+  await startHub(cluster);
+  return cluster;
+}
+
+const foreignCluster = (kubeconfig: string): Cluster => ({
+  kubeconfig,
+  env: { KUBECONFIG: kubeconfig, PATH: process.env.PATH ?? '' },
+  inNode: () => Promise.reject(new Error('only on the demo’s own cluster')),
+  control: () => Promise.reject(new Error('only on the demo’s own cluster')),
+});
+
+async function install(cluster: Cluster, values: string | undefined, simulated: boolean): Promise<void> {
+  title('Install GreenThread');
+  await installChart(cluster, { simulated, values });
+  const began = Date.now();
+  await until('the agents publish their GPUs', 60_000, async () => {
+    const { stdout } = await type('kubectl get gpus --no-headers', { quiet: true });
+    return stdout.trim() === '' ? null : stdout;
+  });
+  remark(`GPUs after ${((Date.now() - began) / 1000).toFixed(1)} s`);
+  await type('kubectl get gpus');
+}
+
+function next(cluster: Cluster): void {
+  title('What to type next');
+  console.log(`export KUBECONFIG=${cluster.kubeconfig}
+kubectl get models -A -w          # in a second terminal
+kubectl apply -f examples/…       # a Model of your own
+./hack/cluster down               # end it all`);
+}
+
+async function play(): Promise<void> {
+  const { keep, kubeconfig, values } = options();
+  const cluster = kubeconfig ? foreignCluster(kubeconfig) : await ownCluster();
+  Object.assign(process.env, cluster.env);
+  try {
+    await install(cluster, values, !kubeconfig);
+    await deploy();
+    await converge();
+    await running();
+    const url = await inference();
+    await twoAwake();
+    await update(url);
+    await remove(url, kubeconfig ? async () => 0 : () => downloads('meta-llama/Llama-3.1-8B-Instruct'));
+    check('every promise of the page held', failures.length === 0, failures.join('; '));
+    if (keep) next(cluster);
+  } finally {
+    if (!keep && !kubeconfig) await downCluster();
+  }
+}
+
+if (process.argv.includes('--help')) console.log(help);
+else {
+  const began = Date.now();
+  try {
+    await play();
+  } catch (error) {
+    failures.push(error instanceof Error ? error.message : String(error));
+    console.error(`./hack/demo: ${failures.at(-1)}`);
+  }
+  console.log(`${failures.length === 0 ? 'done' : 'FAILED'} in ${Math.round((Date.now() - began) / 1000)} s`);
+  process.exitCode = failures.length === 0 ? 0 : 1;
+}
