@@ -70,10 +70,12 @@ async function main(edgeAddress: string): Promise<void> {
       process.exit(1);
     },
   );
-  let timer: NodeJS.Timeout | null = null;
+  let planned = false;
   const changed = (afterMs = gatherMs) => {
-    timer ??= setTimeout(() => {
-      timer = null;
+    if (planned) return;
+    planned = true;
+    setTimeout(() => {
+      planned = false;
       settle().catch((error: unknown) => {
         log.warn('not settled, trying again', { error: errorText(error) });
         changed(retryMs);

@@ -13,15 +13,15 @@ set -e
 rm -rf "$FOLDER/pids"
 mkdir -p "$FOLDER"/{kubelet,containerd,pods,containers,cni-cache,models,pids,logs}
 
-mount --make-rshared /
-mount --bind "$FOLDER/kubelet" /var/lib/kubelet
-mount --bind "$FOLDER/containerd" /var/lib/containerd
-mount --bind "$FOLDER/cni-cache" /var/lib/cni
-mount --bind "$FOLDER/pods" /var/log/pods
-mount --bind "$FOLDER/containers" /var/log/containers
-mount --bind "$FOLDER/models" /mnt/models
-mount -t tmpfs -o mode=0755 tmpfs /run
+mount -n --make-rshared /
+mount -n -t tmpfs -o mode=0755 tmpfs /run
 mkdir -p /run/lock
+mount -n --bind "$FOLDER/kubelet" /var/lib/kubelet
+mount -n --bind "$FOLDER/containerd" /var/lib/containerd
+mount -n --bind "$FOLDER/cni-cache" /var/lib/cni
+mount -n --bind "$FOLDER/pods" /var/log/pods
+mount -n --bind "$FOLDER/containers" /var/log/containers
+mount -n --bind "$FOLDER/models" /mnt/models
 
 hostname "$NODE"
 ip link set lo up

@@ -59,6 +59,7 @@ export function controlPlane(files: NodeFiles): Component[] {
     'bind-address': '127.0.0.1',
     'node-monitor-period': '1s',
     'node-monitor-grace-period': '8s',
+    'flex-volume-plugin-dir': '/var/lib/kubelet/volume-plugins',
   };
   const scheduler = {
     kubeconfig: kubeconfigOf('kube-scheduler'),

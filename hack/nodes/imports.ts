@@ -1,6 +1,9 @@
 /** Images into a node's containerd: only those whose digest it does not have. */
-import type { Image } from '../oci/archive.ts';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { archive, type Image } from '../oci/archive.ts';
 import { inBox } from './box.ts';
+import { nodeFolder } from './places.ts';
 import { until } from './progress.ts';
 import type { ClusterRecord, NodeRecord } from './record.ts';
 
@@ -39,8 +42,12 @@ export async function importImages(
 ): Promise<string[]> {
   const had = await present(record, node);
   const changed = images.filter(({ name, digest }) => had.get(name) !== digest);
-  for (const { archive } of changed) {
-    await ctr(record, node, ['images', 'import', '--digests=false', archive], importMsMax);
+  // A layer in containerd's store belongs to an image there, mostly to the one that this import replaces.
+  const blobs = join(nodeFolder(node.name), 'containerd/io.containerd.content.v1.content/blobs/sha256');
+  for (const image of changed) {
+    await archive(image, (layer) => existsSync(join(blobs, layer))).pipe(
+      ctr(record, node, ['images', 'import', '-'], importMsMax),
+    );
   }
   return changed.map(({ name }) => name);
 }

@@ -105,4 +105,5 @@ async function main([name, ...args]: string[]): Promise<number> {
   }
 }
 
-process.exitCode = await main(process.argv.slice(2));
+// What a failed command left waiting (an import, a watch) must not keep it.
+process.exit(await main(process.argv.slice(2)));

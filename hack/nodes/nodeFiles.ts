@@ -28,7 +28,6 @@ disabled_plugins = ['io.containerd.nri.v1.nri']
 [plugins.'io.containerd.cri.v1.runtime']
   # Without CAP_SYS_RESOURCE (a container, a sandbox) no score may be lowered, and every pod would fail.
   restrict_oom_score_adj = true
-  enable_cdi = false
 [plugins.'io.containerd.cri.v1.runtime'.cni]
   bin_dirs = ['/usr/lib/cni']
   conf_dir = '${options.cniFolder}'

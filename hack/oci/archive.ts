@@ -3,7 +3,7 @@
  * from build to build (times, owners, order), so that equal content has an equal digest.
  */
 import { createHash } from 'node:crypto';
-import { createReadStream, existsSync } from 'node:fs';
+import { createReadStream, existsSync, readdirSync } from 'node:fs';
 import { link, mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { execa } from 'execa';
@@ -28,8 +28,10 @@ export interface Image {
   name: string;
   /** Digest of the manifest: what `ctr images ls` shows. */
   digest: string;
-  /** OCI layout as one tar, for `ctr images import`. */
-  archive: string;
+  /** OCI layout in a folder. */
+  folder: string;
+  /** Digests of the layers, bottom first. */
+  layers: string[];
 }
 
 const architectures: Record<string, string> = { x64: 'amd64', arm64: 'arm64' };
@@ -86,7 +88,7 @@ const descriptor = (type: string, digest: string, size: number) => ({
   size,
 });
 
-/** An image of layers, bottom first; its archive is written when it is not there yet. */
+/** An image of layers, bottom first, as an OCI layout whose blobs are links to the layers' files. */
 export async function makeImage(store: string, settings: ImageSettings, layers: Blob[]): Promise<Image> {
   const platform = { architecture: architectures[process.arch] ?? process.arch, os: 'linux' };
   const config = JSON.stringify({
@@ -106,9 +108,15 @@ export async function makeImage(store: string, settings: ImageSettings, layers: 
     layers: layers.map(({ digest, bytes }) => descriptor('layer.v1.tar', digest, bytes)),
   });
   const digest = sha256(manifest);
-  const archive = join(store, `image-${digest}.tar`);
-  if (!existsSync(archive)) await writeArchive(archive, { settings, layers, config, manifest, platform });
-  return { name: settings.name, digest: `sha256:${digest}`, archive };
+  const folder = join(store, `image-${digest}`);
+  const parts = { settings, layers, config, manifest, platform };
+  if (!existsSync(folder)) await writeLayout(folder, parts);
+  return {
+    name: settings.name,
+    digest: `sha256:${digest}`,
+    folder,
+    layers: layers.map((layer) => layer.digest),
+  };
 }
 
 interface Parts {
@@ -119,49 +127,50 @@ interface Parts {
   platform: object;
 }
 
-async function writeArchive(
-  archive: string,
+async function writeLayout(
+  folder: string,
   { settings, layers, config, manifest, platform }: Parts,
 ): Promise<void> {
-  const root = `${archive}.root`;
+  const root = `${folder}.new`;
   const blobs = join(root, 'blobs/sha256');
   await rm(root, { recursive: true, force: true });
   await mkdir(blobs, { recursive: true });
-  try {
-    for (const layer of layers) await link(layer.file, join(blobs, layer.digest));
-    await writeFile(join(blobs, sha256(config)), config);
-    await writeFile(join(blobs, sha256(manifest)), manifest);
-    const entry = {
-      ...descriptor('manifest.v1+json', sha256(manifest), Buffer.byteLength(manifest)),
-      annotations: {
-        'io.containerd.image.name': settings.name,
-        'org.opencontainers.image.ref.name': settings.name.slice(settings.name.lastIndexOf(':') + 1),
-      },
-      platform,
-    };
-    await writeFile(join(root, 'index.json'), JSON.stringify({ schemaVersion: 2, manifests: [entry] }));
-    await writeFile(join(root, 'oci-layout'), JSON.stringify({ imageLayoutVersion: '1.0.0' }));
-    await execa('tar', [
-      ...tarFlags,
-      '-C',
-      root,
-      '-cf',
-      `${archive}.new`,
-      'oci-layout',
-      'index.json',
-      'blobs',
-    ]);
-    await rename(`${archive}.new`, archive);
-  } finally {
-    await rm(root, { recursive: true, force: true });
-  }
+  for (const layer of layers) await link(layer.file, join(blobs, layer.digest));
+  await writeFile(join(blobs, sha256(config)), config);
+  await writeFile(join(blobs, sha256(manifest)), manifest);
+  const entry = {
+    ...descriptor('manifest.v1+json', sha256(manifest), Buffer.byteLength(manifest)),
+    annotations: {
+      'io.containerd.image.name': settings.name,
+      'org.opencontainers.image.ref.name': settings.name.slice(settings.name.lastIndexOf(':') + 1),
+    },
+    platform,
+  };
+  await writeFile(join(root, 'index.json'), JSON.stringify({ schemaVersion: 2, manifests: [entry] }));
+  await writeFile(join(root, 'oci-layout'), JSON.stringify({ imageLayoutVersion: '1.0.0' }));
+  await rename(root, folder);
 }
 
-/** Removes what earlier versions of the images left in the store: archives at once, layers when they are old. */
-export async function removeStale(store: string, archives: string[]): Promise<void> {
+/**
+ * The image as one tar on stdout, for `ctr images import -`.
+ *
+ * @param has whether whoever reads it has that layer already: then it is left out
+ */
+export function archive(image: Image, has: (layer: string) => boolean) {
+  const leftOut = image.layers.filter(has);
+  const blobs = readdirSync(join(image.folder, 'blobs/sha256')).filter((name) => !leftOut.includes(name));
+  const paths = ['oci-layout', 'index.json', ...blobs.map((name) => `blobs/sha256/${name}`)];
+  return execa('tar', [...tarFlags, '-C', image.folder, '-cf', '-', ...paths], {
+    buffer: { stdout: false },
+    encoding: 'buffer',
+  });
+}
+
+/** Removes what earlier versions of the images left in the store: layouts at once, layers when they are old. */
+export async function removeStale(store: string, folders: string[]): Promise<void> {
   for (const name of await readdir(store)) {
     const file = join(store, name);
-    if (archives.includes(file)) continue;
+    if (folders.includes(file)) continue;
     const { mtimeMs } = await stat(file);
     if (name.startsWith('image-') || Date.now() - mtimeMs > staleMs)
       await rm(file, { recursive: true, force: true });

@@ -195,7 +195,7 @@ export async function buildImages(sources: ImageSources): Promise<Image[]> {
   const images = made.filter((image) => image !== null);
   await removeStale(
     sources.store,
-    images.map(({ archive }) => archive),
+    images.map(({ folder }) => folder),
   );
   return images;
 }
