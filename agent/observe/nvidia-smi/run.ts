@@ -13,7 +13,7 @@ const deathMsMax = 500;
 /** Calls that would not die; with so many of them no further one is started until one ends. */
 const undeadMax = 4;
 /** Longest output read of one stream, characters: 16 GPUs in full take about 800 KB. */
-export const outputCharactersMax = 8 * 1024 * 1024;
+export const outputCharactersMax = 4 * 1024 * 1024;
 
 /** What one call came to. */
 export interface SmiOutput {

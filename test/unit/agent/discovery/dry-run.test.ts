@@ -86,7 +86,7 @@ describe('agent/main.ts --once --dry-run', () => {
 });
 
 /** The same function in this process, so that a hanging nvidia-smi need not use up its whole deadline. */
-async function printed(script: string) {
+async function printed(script: string, timeoutMs = 5_000) {
   using smi = fakeSmi(script);
   let yaml = '';
   const code = await dryRun({
@@ -96,7 +96,7 @@ async function printed(script: string) {
     },
     complain: () => expect.unreachable(),
     run: createRunSmi(smi.path),
-    timeoutMs: 1_000,
+    timeoutMs,
   });
   return { code, documents: documentsOf(yaml) };
 }
@@ -150,7 +150,7 @@ describe('an answer that is no good', () => {
     ],
     ['of a node without GPUs', 'echo "No devices were found"; exit 6', 'Unhealthy', 'Missing'],
   ])('%s is no GPU, but its reason is told', async (_, script, health, healthReason) => {
-    const { code, documents } = await printed(script);
+    const { code, documents } = await printed(script, script.includes('sleep') ? 200 : undefined);
     expect(code).toBe(1);
     expect(documents).toMatchObject([{ nodeName: 'n1', health, healthReason }]);
   });
