@@ -61,8 +61,11 @@ async function control(): Promise<void> {
 
 async function main(): Promise<void> {
   if (process.argv[2] === 'strip-finalizers') {
+    const { GREENTHREAD_NAMESPACE: namespace, GREENTHREAD_DEPLOYMENT: deployment } = process.env;
+    if (!namespace || !deployment)
+      throw new Error('strip-finalizers needs GREENTHREAD_NAMESPACE and GREENTHREAD_DEPLOYMENT');
     const client = await connect();
-    await stripFinalizers(client, createLog('controller'));
+    await stripFinalizers(client, { namespace, deployment }, createLog('controller'));
     await client.close();
     return;
   }

@@ -13,6 +13,7 @@ import {
   type Job,
   keyOf,
   type Model,
+  type ObjectCondition,
   type Pod,
 } from './kubernetes.ts';
 import { fetchJob } from './manifests/fetchjob.ts';
@@ -121,23 +122,26 @@ function jobStep(view: ClusterView, fetches: Fetches, job: Job, what: string): F
   };
   if (complete) {
     // Its pod is gone before its result was read. Fetching again finds every file and downloads none.
-    return {
-      fetch: { state: 'running', message: `fetching ${what}` },
-      effects: pods.length > 0 ? [] : [again],
-      wakeAtMs: null,
-    };
+    const effects = pods.length > 0 ? [] : [again];
+    return { fetch: { state: 'running', message: `fetching ${what}` }, effects, wakeAtMs: null };
   }
-  const failedAt = job.status?.conditions?.find(({ type, status }) => type === 'Failed' && status === 'True');
-  if (failedAt) {
-    const retryAtMs = Date.parse(failedAt.lastTransitionTime ?? '') + fetchRetryMs;
-    const due = Number.isFinite(retryAtMs) && retryAtMs <= view.nowMs;
-    return {
-      fetch: { state: 'failed', ...failureOf(pods, failedAt) },
-      effects: due ? [again] : [],
-      wakeAtMs: due || !Number.isFinite(retryAtMs) ? null : retryAtMs,
-    };
-  }
-  return { fetch: pendingFetch(pods, what), effects: [], wakeAtMs: null };
+  const failed = job.status?.conditions?.find(({ type, status }) => type === 'Failed' && status === 'True');
+  if (failed) return failedStep(view, pods, failed, again);
+  const early = hopelessFailure(pods);
+  return {
+    fetch: early ? { state: 'failed', ...early } : pendingFetch(pods, what),
+    effects: [],
+    wakeAtMs: null,
+  };
+}
+
+/** A Job that has used up its attempts: told, and after a while begun again. */
+function failedStep(view: ClusterView, pods: Pod[], failed: ObjectCondition, again: Effect): FetchStep {
+  const retryAtMs = Date.parse(failed.lastTransitionTime ?? '') + fetchRetryMs;
+  const fetch: Fetch = { state: 'failed', ...failureOf(pods, failed) };
+  if (!Number.isFinite(retryAtMs)) return { fetch, effects: [], wakeAtMs: null };
+  const isDue = retryAtMs <= view.nowMs;
+  return { fetch, effects: isDue ? [again] : [], wakeAtMs: isDue ? null : retryAtMs };
 }
 
 /** The text that the converter left as its last word, of the newest pod that left one. */
@@ -166,22 +170,45 @@ const resultOf = (pods: Pod[]) => {
   return null;
 };
 
+/** What the converter said of its failure, by the newest pod that said anything. */
+function saidFailure(pods: Pod[]): { reason: string; message: string } | null {
+  for (const text of lastWords(pods)) {
+    const error = parseObject(text)?.error as { reason?: unknown; message?: unknown } | undefined;
+    if (typeof error?.message !== 'string') continue;
+    const isName = typeof error.reason === 'string' && /^[A-Za-z][A-Za-z0-9]*$/.test(error.reason);
+    return {
+      reason: isName ? (error.reason as string) : 'FetchFailed',
+      message: error.message.slice(0, messageCharactersMax),
+    };
+  }
+  return null;
+}
+
+/** The converter's reasons that may pass by themselves: the Job's next attempt decides. */
+const passingReasons = [
+  'HubUnreachable',
+  'HubUnavailable',
+  'RateLimited',
+  'ChecksumMismatch',
+  'DiskFailed',
+  'Busy',
+  'Interrupted',
+  'Unexpected',
+  'FetchFailed',
+];
+
+/** A failure that a person must mend is told before the Job has used up its attempts. */
+function hopelessFailure(pods: Pod[]): { reason: string; message: string } | null {
+  const said = saidFailure(pods);
+  return said && !passingReasons.includes(said.reason) ? said : null;
+}
+
 function failureOf(
   pods: Pod[],
   failed: { reason?: string; message?: string },
 ): { reason: string; message: string } {
-  for (const text of lastWords(pods)) {
-    const error = parseObject(text)?.error as { reason?: unknown; message?: unknown } | undefined;
-    if (typeof error?.message === 'string') {
-      return {
-        reason:
-          typeof error.reason === 'string' && /^[A-Za-z][A-Za-z0-9]*$/.test(error.reason)
-            ? error.reason
-            : 'FetchFailed',
-        message: error.message.slice(0, messageCharactersMax),
-      };
-    }
-  }
+  const said = saidFailure(pods);
+  if (said) return said;
   const detail = lastWords(pods)[0] ?? failed.message ?? failed.reason ?? 'no reason was given';
   return { reason: 'FetchFailed', message: `the fetch Job failed: ${detail.slice(0, messageCharactersMax)}` };
 }

@@ -9,7 +9,7 @@ import type { Effect } from './effects.ts';
 import { type Fetches, fetchesOf, fetchJobName, fetchStep, unwantedFetches } from './fetch.ts';
 import { isTerminating, type Model } from './kubernetes.ts';
 import { type Progress, statusEffects } from './modelstatus.ts';
-import { type Placement, placeAll } from './placement.ts';
+import { nodeOfReplica, type Placement, placeAll } from './placement.ts';
 import { type ImageRolls, imageRollsOf, rollReplica } from './rollout.ts';
 import { nameOwners, routingOf } from './routing.ts';
 import type { ControllerSettings } from './settings.ts';

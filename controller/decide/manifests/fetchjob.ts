@@ -5,7 +5,7 @@ import { type ControllerSettings, components, partOf } from '../settings.ts';
 import { onNode, pullSecrets } from './containerrules.ts';
 
 /** Attempts after the first; each resumes where the last one stopped. */
-const fetchRetriesMax = 3;
+const fetchRetriesMax = 2;
 /** A download of hundreds of GB on a slow line may take this long; seconds. */
 const fetchSecondsMax = 24 * 3600;
 

@@ -159,7 +159,11 @@ function launcherContainer(pod: ModelPod, volumeMounts: object[]): object {
     name: 'launcher',
     image: pod.settings.image,
     imagePullPolicy: pod.settings.imagePullPolicy,
-    command: ['node', '-e', `require('node:fs').copyFileSync('/app/launcher.py', '${target}')`],
+    command: [
+      'node',
+      '-e',
+      `process.getBuiltinModule('node:fs').copyFileSync('/app/launcher.py', '${target}')`,
+    ],
     securityContext: restrictedContainer,
     resources: { requests: { cpu: '10m', memory: '32Mi' } },
     volumeMounts,

@@ -165,23 +165,30 @@ export class PlainCluster {
         ],
         ...(result === 'Complete' && { succeeded: 1 }),
       };
-      const name = `${job.metadata.name}-pod`;
-      this.objects.ownPods.set(`greenthread/${name}`, {
-        apiVersion: 'v1',
-        kind: 'Pod',
-        metadata: {
-          name,
-          namespace: 'greenthread',
-          uid: `uid-${name}`,
-          labels: { 'batch.kubernetes.io/job-name': job.metadata.name },
-        },
-        status: {
-          containerStatuses: [
-            { name: 'fetch', state: { terminated: { exitCode: 0, message: JSON.stringify(words) } } },
-          ],
-        },
-      });
+      this.fetchAttemptEnds(words, job);
     }
+  }
+
+  /** One pod of a fetch Job ends with these last words. */
+  fetchAttemptEnds(words: object, job = this.jobs()[0]!): void {
+    this.#serial += 1;
+    const name = `${job.metadata.name}-${this.#serial}`;
+    this.objects.ownPods.set(`greenthread/${name}`, {
+      apiVersion: 'v1',
+      kind: 'Pod',
+      metadata: {
+        name,
+        namespace: 'greenthread',
+        uid: `uid-${name}`,
+        creationTimestamp: new Date(this.nowMs + this.#serial * 1000).toISOString(),
+        labels: { 'batch.kubernetes.io/job-name': job.metadata.name },
+      },
+      status: {
+        containerStatuses: [
+          { name: 'fetch', state: { terminated: { exitCode: 0, message: JSON.stringify(words) } } },
+        ],
+      },
+    });
   }
 
   fetched(): void {

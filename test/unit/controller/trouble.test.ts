@@ -184,6 +184,18 @@ describe('a fetch', () => {
     expect(warningsOf(cluster).map(({ reason }) => reason)).toEqual(['Unauthorized', 'Unauthorized']);
   });
 
+  it('that no further attempt can mend is told at once', () => {
+    const cluster = oneModel();
+    cluster.settle();
+    cluster.fetchAttemptEnds({ error: { reason: 'HubUnavailable', message: 'the hub answered 503' } });
+    cluster.settle();
+    expect(cluster.phase()).toBe('Staging');
+    cluster.fetchAttemptEnds({ error: { reason: 'RevisionNotFound', message: 'set spec.revision' } });
+    cluster.settle();
+    expect(cluster.phase()).toBe('Failed');
+    expect(cluster.condition('Staged')).toMatchObject({ reason: 'RevisionNotFound' });
+  });
+
   it('that failed is mended by a fixed spec', () => {
     const cluster = oneModel();
     cluster.settle();
