@@ -6,8 +6,10 @@ import { faultsOf } from './faults.ts';
 import { parseList } from './list.ts';
 import { quickTimeoutMs, type RunSmi, type SmiOutput } from './run.ts';
 
-/** For how long only the GPUs that answered are asked after one had spoilt the call for all, ms. */
+/** For how long only the GPUs that answered are asked after one had spoilt the call for all; then all are tried again, ms. */
 const spoiltMs = 30_000;
+/** GPUs asked one by one at most. */
+const singleQueriesMax = 64;
 
 /** Why nothing could be measured. */
 export class MeasureError extends Error {
@@ -19,6 +21,16 @@ export class MeasureError extends Error {
     this.fault = fault;
   }
 }
+
+/** Faults of one board that spoil the answer for all; the driver's own would only be heard again. */
+const spoilers = new Set([
+  'GpuLost',
+  'ResetRequired',
+  'ProbeTimeout',
+  'OutputEmpty',
+  'OutputUnreadable',
+  'ProbeFailed',
+]);
 
 export interface MeasureOptions {
   run: RunSmi;
@@ -90,7 +102,11 @@ export function createMeasure(options: MeasureOptions): () => Promise<GpuMeasure
   const { run, isModelPod, owner = ownerOf, timeoutMs = quickTimeoutMs } = options;
   let running: Promise<GpuMeasurement[]> | null = null;
   let next: Promise<GpuMeasurement[]> | null = null;
+  /** The GPUs that answer while another one spoils the call for all. */
   let only: { uuids: string[]; untilMs: number } | null = null;
+  let trying = false;
+  /** GPUs of the last good answer: when even the listing hangs. */
+  let lately: string[] = [];
 
   async function ask(uuids: string[] | null): Promise<GpuMeasurement[]> {
     const which = uuids ? ['-i', uuids.join(',')] : [];
@@ -109,20 +125,48 @@ export function createMeasure(options: MeasureOptions): () => Promise<GpuMeasure
     );
   }
 
+  /** Asks each GPU by itself after the call for all has failed. @throws the first failure when none answers */
+  async function askSingly(failure: MeasureError): Promise<GpuMeasurement[]> {
+    const { reason } = failure.fault;
+    // Where a call hangs, so does the listing.
+    const uuids =
+      reason === 'ProbeTimeout'
+        ? lately
+        : parseList((await run(['-L'], timeoutMs)).stdout).map(({ uuid }) => uuid);
+    const asked = await Promise.allSettled(uuids.slice(0, singleQueriesMax).map((uuid) => ask([uuid])));
+    const gpus = asked.flatMap((result) => (result.status === 'fulfilled' ? result.value : []));
+    if (gpus.length === 0) throw failure;
+    only = { uuids: gpus.map(({ uuid }) => uuid), untilMs: performance.now() + spoiltMs };
+    return gpus;
+  }
+
+  /** Tries all GPUs again beside the measurements: nobody waits for a board that may still hang. */
+  function tryAll(): void {
+    trying = true;
+    void ask(null)
+      .then(
+        () => {
+          only = null;
+        },
+        () => {
+          if (only) only.untilMs = performance.now() + spoiltMs;
+        },
+      )
+      .finally(() => {
+        trying = false;
+      });
+  }
+
   async function once(): Promise<GpuMeasurement[]> {
-    if (only && performance.now() > only.untilMs) only = null;
+    if (only && !trying && performance.now() > only.untilMs) tryAll();
     try {
-      return await ask(only?.uuids ?? null);
+      const gpus = await ask(only?.uuids ?? null);
+      lately = gpus.map(({ uuid }) => uuid);
+      return gpus;
     } catch (error) {
+      if (!(error instanceof MeasureError) || !spoilers.has(error.fault.reason)) throw error;
       only = null;
-      const lost = error instanceof MeasureError && ['GpuLost', 'ResetRequired'].includes(error.fault.reason);
-      if (!lost) throw error;
-      // One lost board spoils the call for all: ask those that are still listed.
-      const uuids = parseList((await run(['-L'], timeoutMs)).stdout).map(({ uuid }) => uuid);
-      if (uuids.length === 0) throw error;
-      const measured = await ask(uuids);
-      only = { uuids, untilMs: performance.now() + spoiltMs };
-      return measured;
+      return await askSingly(error);
     }
   }
 

@@ -1,7 +1,7 @@
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { parseGpuRows, parseProcessRows } from '../../../../agent/observe/nvidia-smi/csv.ts';
 import { createMeasure, MeasureError } from '../../../../agent/observe/nvidia-smi/measure.ts';
 import type { RunSmi, SmiOutput } from '../../../../agent/observe/nvidia-smi/run.ts';
@@ -198,6 +198,51 @@ describe('a measurement', () => {
     await measure();
     expect(calls.every((call) => call.endsWith('-i GPU-b'))).toBe(true);
     expect(calls).toHaveLength(2);
+  });
+
+  it('that hangs over one GPU is of the others from then on', async () => {
+    let hangs = false;
+    const calls: string[] = [];
+    const run: RunSmi = async (args) => {
+      const which = args[args.indexOf('-i') + 1]!;
+      const named = args.includes('-i') ? which.split(',') : ['GPU-a', 'GPU-b'];
+      calls.push(args.includes('-i') ? which : 'all');
+      if (args[0] === '-L' || (hangs && named.includes('GPU-a')))
+        return output('', { outcome: 'timed-out', exitCode: null });
+      return output(args[0]!.startsWith('--query-gpu') ? named.map((uuid) => gpuRow(uuid)).join('') : '');
+    };
+    const measure = createMeasure({ run, ...parts });
+    expect(await measure()).toHaveLength(2);
+    hangs = true;
+    expect((await measure()).map(({ uuid }) => uuid)).toEqual(['GPU-b']);
+    calls.length = 0;
+    expect((await measure()).map(({ uuid }) => uuid)).toEqual(['GPU-b']);
+    expect(calls).toEqual(['GPU-b', 'GPU-b']);
+  });
+
+  it('tries all GPUs again after a while, and nobody waits for that', async () => {
+    vi.useFakeTimers({ toFake: ['performance'] });
+    try {
+      const lost = output('Unable to determine the device handle for GPU 0000:0B:00.0: GPU is lost', {
+        exitCode: 15,
+      });
+      let sick = true;
+      const run: RunSmi = async (args) => {
+        if (args[0] === '-L') return output('GPU 1: Tesla T4 (UUID: GPU-b)\n');
+        if (sick && !args.includes('-i')) return lost;
+        const rows = args.includes('-i') ? gpuRow('GPU-b') : gpuRow('GPU-a') + gpuRow('GPU-b');
+        return output(args[0]!.startsWith('--query-gpu') ? rows : '');
+      };
+      const measure = createMeasure({ run, ...parts });
+      expect(await measure()).toHaveLength(1);
+      sick = false;
+      expect(await measure()).toHaveLength(1);
+      vi.advanceTimersByTime(31_000);
+      await measure();
+      await vi.waitUntil(async () => (await measure()).length === 2);
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   it('is one at a time; all who come meanwhile share the next, which begins after they came', async () => {
