@@ -70,7 +70,7 @@ function wallClock(): (monotonicMs: number) => string {
 }
 
 function loopOf<State>(rooms: Rooms<State>, { environment, arbiter, log }: AgentParts<State>): Loop<State> {
-  const carryOut = createCarrier({
+  const carry = createCarrier({
     toSidecar: (podUid, message) => rooms.pods.channel(podUid)?.sidecar.send(message) ?? false,
     toLauncher: (podUid, message) => rooms.pods.channel(podUid)?.launcher.send(message) ?? false,
     engine: (podUid) => rooms.pods.channel(podUid)?.engine ?? null,
@@ -90,10 +90,15 @@ function loopOf<State>(rooms: Rooms<State>, { environment, arbiter, log }: Agent
   });
   return createLoop<State>({
     initial: arbiter.initial(nowMs()),
-    decide: arbiter.decide,
-    carryOut,
+    decide(state, event) {
+      rooms.metrics.heard(event);
+      return arbiter.decide(state, event);
+    },
+    carryOut(effect, atMs) {
+      rooms.metrics.did(effect, atMs);
+      carry(effect);
+    },
     stepped(event, effects) {
-      rooms.metrics.stepped(event, effects);
       if (effects.length > 0 || event.type === 'pods') rooms.gpus.changed();
     },
     nowMs,
@@ -108,7 +113,10 @@ function gpusOf<State>(rooms: Rooms<State>, parts: AgentParts<State>, registry: 
     run: parts.run,
     owner: parts.owner,
     isModelPod: rooms.pods.isModelPod,
-    model: (podUid) => rooms.pods.reference(podUid),
+    model(podUid) {
+      const known = rooms.pods.reference(podUid);
+      return known && { namespace: known.namespace, model: known.model };
+    },
     occupants: () => parts.arbiter.occupants(rooms.loop.state(), clock),
     onGpus(found) {
       rooms.loop.post({ type: 'gpus', gpus: found });

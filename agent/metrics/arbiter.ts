@@ -15,8 +15,10 @@ interface Wish {
 }
 
 export interface ArbiterMetrics {
-  /** After each step of the loop. */
-  stepped(event: ArbiterEvent, effects: ArbiterEffect[]): void;
+  /** Before each decision: a wake may be on its way before the step is over. */
+  heard(event: ArbiterEvent): void;
+  /** Before each effect is carried out. */
+  did(effect: ArbiterEffect, atMs: number): void;
   /** The wake call is on its way to the engine. */
   wakeSent(podUid: string, atMs: number): void;
 }
@@ -59,10 +61,11 @@ export function createArbiterMetrics(registry: Registry): ArbiterMetrics {
     labelNames: ['reason'],
     registers,
   });
-  const waiting = new Gauge({
+  const waiting: Gauge = new Gauge({
     name: 'gthread_agent_waiting_models',
     help: 'Models with waiters that do not serve.',
     registers,
+    collect: () => waiting.set(waits.size),
   });
   const events = new Counter({
     name: 'gthread_agent_events_total',
@@ -144,11 +147,8 @@ export function createArbiterMetrics(registry: Registry): ArbiterMetrics {
   };
 
   return {
-    stepped(event, done) {
-      heard(event);
-      for (const effect of done) did(effect, event.atMs);
-      waiting.set(waits.size);
-    },
+    heard,
+    did,
     wakeSent(podUid, atMs) {
       const wish = wishes.get(podUid);
       wishes.delete(podUid);

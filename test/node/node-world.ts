@@ -138,8 +138,13 @@ export async function createNodeWorld(gpus = 'a40:1'): Promise<NodeWorld> {
   let agent: AgentProcess | undefined;
 
   async function startAgent(): Promise<AgentProcess> {
-    const program = start('node', ['agent/main.ts', '--kubeconfig', join(folder, 'kubeconfig')], {
+    // A service account, as in a cluster, whose API server nobody can reach.
+    const account = '/run/secrets/kubernetes.io/serviceaccount';
+    const script = `mount -t tmpfs none /run && mkdir -p ${account} && : > ${account}/ca.crt && echo t > ${account}/token && exec node agent/main.ts`;
+    const program = start('unshare', ['--mount', '--propagation', 'private', 'sh', '-c', script], {
       ...env,
+      KUBERNETES_SERVICE_HOST: '127.0.0.1',
+      KUBERNETES_SERVICE_PORT: '1',
       NODE_NAME: 'n1',
       GREENTHREAD_PODS_DIR: podsDir,
       GREENTHREAD_MODELS_DIR: modelsDir,
@@ -217,13 +222,6 @@ export async function createNodeWorld(gpus = 'a40:1'): Promise<NodeWorld> {
     pods.push(pod);
     return pod;
   }
-
-  /** A port where nobody listens: an API server that cannot be reached. */
-  const cluster = '{name: c, cluster: {server: "https://127.0.0.1:1"}}';
-  writeFileSync(
-    join(folder, 'kubeconfig'),
-    `apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [${cluster}]\ncontexts: [{name: c, context: {cluster: c, user: u}}]\nusers: [{name: u, user: {token: t}}]\n`,
-  );
 
   async function end(program: Program, signal: NodeJS.Signals): Promise<void> {
     if (program.child.exitCode === null && program.child.signalCode === null) program.child.kill(signal);
