@@ -190,7 +190,7 @@ export function step(gate: Gate, event: GateEvent): GateEffect[] {
  * A new request:
  * 1. the pod ends → to a sibling, or refused when it came from one;
  * 2. the model cannot be woken → refused with the agent's reason;
- * 3. it serves and nobody waits → passes;
+ * 3. it serves (then nobody waits) → passes;
  * 4. number or bytes are full → refused; 5. waits.
  * A body that alone exceeds maxQueuedBytes may wait when nothing else does: else it could never wake the model.
  */
@@ -205,12 +205,12 @@ function arrive(gate: Gate, event: GateEvent & { type: 'arrived' }, effects: Gat
     effects.push({ do: 'refuse', id, refusal: failure, queueMs: 0 });
     return;
   }
-  const queued = queuedCount(gate);
-  if (gate.told.state === 'SERVING' && !gate.away && queued === 0) {
+  if (gate.told.state === 'SERVING' && !gate.away) {
     gate.inFlight.set(id, waiting);
     effects.push({ do: 'pass', id, queueMs: 0, wakeMs: 0 });
     return;
   }
+  const queued = queuedCount(gate);
   const retryAfterMs = expectedInMs(gate, atMs);
   if (queued >= gate.limits.maxQueued) {
     effects.push({ do: 'refuse', id, refusal: { code: 'queue_full', retryAfterMs }, queueMs: 0 });

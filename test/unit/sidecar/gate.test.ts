@@ -141,6 +141,19 @@ const cases: [string, GateEvent[], string[]][] = [
     ['pass 1', 'hold 1', 'pass 1', 'hold 1', 'pass 1'],
   ],
   [
+    'lets the next one probe when the client of the first probe leaves',
+    [
+      told('SERVING', 1),
+      arrived(1),
+      arrived(2),
+      { type: 'unsent', id: 1, atMs: 0 },
+      { type: 'unsent', id: 2, atMs: 0 },
+      { type: 'tick', atMs: 100 },
+      { type: 'left', id: 1, atMs: 120 },
+    ],
+    ['pass 1', 'pass 2', 'hold 1', 'hold 2', 'pass 1', 'pass 2'],
+  ],
+  [
     'hands the queue on when the pod ends, never twice, and says when all is drained',
     [
       told('SERVING', 1),

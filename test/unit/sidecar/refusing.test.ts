@@ -148,6 +148,25 @@ describe('a refusal', () => {
     expect(answer).toMatch(/^HTTP\/1.1 413 /);
   });
 
+  it('of a body comes when all that are coming in fill maxQueuedBytes; one alone may be larger', async () => {
+    const one = await another({
+      state: { state: 'SERVING' },
+      frontDoor: { maxBodyBytes: 2_000, maxQueuedBytes: 1_000 },
+    });
+    const head = 'POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1500\r\n\r\n';
+    const body = JSON.stringify(chat()).padEnd(1_500);
+    const first = one.raw();
+    first.socket.write(head + body.slice(0, 1_400));
+    const second = await sent(one, head + body.slice(0, 900), (text) => text.includes('}}'));
+    expect(second).toMatch(/^HTTP\/1.1 429 /);
+    expect(second).toContain('"code":"queue_bytes_full"');
+    first.socket.write(body.slice(1_400));
+    await until('the first is served', () => first.text().startsWith('HTTP/1.1 200 '));
+    first.socket.destroy();
+    const third = await sent(one, head + body, (text) => text.includes('echo'));
+    expect(third).toMatch(/^HTTP\/1.1 200 /);
+  });
+
   it.each(Object.keys(catalogue) as RefusalCode[])(
     '%s has both shapes and says whether to try again',
     (code) => {

@@ -1,4 +1,6 @@
 /** Asleep, waking, barred, ending: what becomes of requests, and what the agent hears. */
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { Demand } from '#proto/link.ts';
 import { chat, openPod, type Pod, type PodOptions, until } from './pod.ts';
@@ -225,12 +227,20 @@ describe('without an agent', () => {
     await queued(pod, 1);
     expect(await status(pod)).toMatchObject({ state: 'deactivating', queue: { barriered: true } });
     pod.agent.heard.length = 0;
-    pod.agent.state = { ...pod.agent.state, state: 'DEACTIVATING', epoch };
+    // What an agent tells that has not heard of the barrier is older, and ignored.
+    pod.agent.state = { ...pod.agent.state, state: 'SERVING', epoch: epoch - 1 };
     await pod.agent.listen();
     await until('said again', () => pod.agent.heard.some(({ barrierUp }) => barrierUp?.epoch === epoch));
     expect(pod.engine.seen).toEqual([]);
-    pod.agent.tell('SERVING');
+    pod.agent.tell('SERVING', { epoch: epoch + 1 });
     expect((await waits).status).toBe(200);
+    pod.agent.say({ end: { graceMs: 30_000 } });
+    await until('drained', () => pod.agent.heard.some(({ ending }) => ending?.drained));
+    pod.agent.close();
+    await until('gone', async () => (await status(pod)).agent === 'gone');
+    pod.agent.heard.length = 0;
+    await pod.agent.listen();
+    await until('drained is said again', () => pod.agent.heard.some(({ ending }) => ending?.drained));
   });
 
   it('a new pod waits as pending and dials until one answers', async () => {
@@ -297,6 +307,23 @@ describe('a pod that ends', () => {
     const lost = await pod.post('/v1/completions', chat());
     expect([lost.status, lost.headers.get('retry-after')]).toEqual([503, '5']);
     expect([pod.engine.seen, sibling.engine.seen]).toEqual([[], []]);
+  });
+
+  it('finds the sibling at a later try', async () => {
+    let tries = 0;
+    const sibling = createServer((req, res) => {
+      req.resume();
+      if (++tries > 1)
+        return res.end(`hop ${req.headers['x-greenthread-hop']} key ${req.headers.authorization}`);
+      return res.writeHead(503, { 'x-greenthread-refused': 'pod_ending' }).end('{}');
+    });
+    await new Promise<void>((resolve) => sibling.listen(0, '127.0.0.1', resolve));
+    const pod = await open({ env: toSibling((sibling.address() as AddressInfo).port) });
+    pod.agent.say({ end: { graceMs: 30_000 } });
+    await until('it ends', async () => (await status(pod)).ending === true);
+    const answer = await pod.post('/v1/completions', chat(), { authorization: 'Bearer k' });
+    expect([answer.status, await answer.text(), tries]).toEqual([200, 'hop 1 key Bearer k', 2]);
+    sibling.close();
   });
 
   it('answers 503 with Retry-After where there is no sibling', async () => {
