@@ -103,7 +103,8 @@ export function startGpuRounds(parts: GpuRoundsParts): GpuRounds {
   const measuring: Measuring = startMeasuring(
     measure,
     (measurement) => {
-      gpus.measured(measurement.gpus);
+      // A GPU that vanished or came back: its health is looked at now, not at the next round.
+      if (gpus.measured(measurement.gpus).changed) probing.ask();
       parts.onMeasured(measurement);
       changed();
     },

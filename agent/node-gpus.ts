@@ -11,8 +11,11 @@ import { type HealthMemory, judge, notProbed, rememberGpus } from './decide/heal
 export interface NodeGpus {
   /** A full probe. @returns whether the next should come soon, for `startProbing` */
   probed(probe: Probe): { unsettled: boolean };
-  /** A quick measurement; null: it failed, what was measured before says nothing about now. */
-  measured(gpus: readonly GpuMeasurement[] | null): void;
+  /**
+   * A quick measurement; null: it failed, what was measured before says nothing about now.
+   * @returns whether other GPUs answered than the time before: then a probe should come now
+   */
+  measured(gpus: readonly GpuMeasurement[] | null): { changed: boolean };
   /**
    * The GPU resources of this node as the watch has them; not before it has listed them all.
    * @returns whether one of them is of a GPU that no probe has looked for: then the next should come now
@@ -37,6 +40,8 @@ export function createNodeGpus(nodeName: string): NodeGpus {
   let health: HealthMemory = {};
   let measured: readonly GpuMeasurement[] | null = null;
   let resources: readonly GpuObject[] | null = null;
+  /** UUIDs of the last measurement that brought any. */
+  let answered: string | null = null;
   let occupants: Readonly<Record<string, readonly GpuOccupant[]>> = {};
   /** The last name, place and size of every GPU ever read. */
   const names = new Map<string, { uuid: string; index: number; name: string; totalBytes: number | null }>();
@@ -56,6 +61,13 @@ export function createNodeGpus(nodeName: string): NodeGpus {
     },
     measured(gpus) {
       measured = gpus;
+      if (gpus === null) return { changed: false };
+      const before = answered;
+      answered = gpus
+        .map(({ uuid }) => uuid)
+        .sort()
+        .join(' ');
+      return { changed: before !== null && before !== answered };
     },
     listed(all) {
       resources = all;

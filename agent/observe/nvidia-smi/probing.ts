@@ -1,11 +1,11 @@
-/** When the GPUs are looked at in full: at once, every minute, and soon again while a change of health waits to be believed. */
+/** When the GPUs are looked at in full: at once, in rounds, and soon again while a change of health waits to be believed. */
 import { errorText, type Log } from '#platform/log.ts';
 import type { Probe } from '../../decide/facts.ts';
 
 /** The full query costs 10 to 100 times the quick one and samples slow sensors, ms. */
-const everyMs = 60_000;
+const everyMs = 30_000;
 /** From the end of a probe to the next while a verdict is unsettled, ms. */
-const soonMs = 5_000;
+const soonMs = 2_000;
 
 export interface Probing {
   /** A probe that starts as soon as none is under way. */
