@@ -6,7 +6,7 @@ import { type RelayCalls, relay } from './relay.ts';
 
 /** The Service may still point here, or nowhere for a moment: so often, so far apart. */
 const attemptsMax = 6;
-const pauseMs = 300;
+const pauseMs = 200;
 const connectTimeoutMs = 2_000;
 const connectionsMax = 4_096;
 

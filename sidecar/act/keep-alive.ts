@@ -3,7 +3,7 @@ import type { Exchange } from '../exchange.ts';
 import { commonHeaders } from './respond.ts';
 
 /** Pause between comments, milliseconds: no shorter than this, and well below balancers' 60 s. */
-const everyMsMin = 1_000;
+const everyMsMin = 500;
 const everyMsMax = 10_000;
 
 const comment = ': waiting for the model\n\n';

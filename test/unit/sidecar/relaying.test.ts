@@ -294,16 +294,17 @@ describe('a waiting stream', () => {
         text += Buffer.from(read.value).toString();
       return text;
     };
-    return { pod, answer, first, rest };
+    return { pod, answer, reader, first, rest };
   };
 
   it('gets comments, then the engine’s events', async () => {
-    const { pod, answer, first, rest } = await waiting('/v1/chat/completions');
+    const { pod, answer, reader, first, rest } = await waiting('/v1/chat/completions');
     expect([answer.status, answer.headers.get('content-type'), first]).toEqual([
       200,
       'text/event-stream; charset=utf-8',
       ': waiting for the model\n\n',
     ]);
+    expect(Buffer.from((await reader.read()).value!).toString()).toBe(': waiting for the model\n\n');
     pod.engine.handle = (_, res) => {
       res.writeHead(200, { 'content-type': 'text/event-stream' });
       res.end('data: 1\n\ndata: [DONE]\n\n');
