@@ -1,6 +1,10 @@
 /** The agent: one on each GPU node. `--once --dry-run` prints the GPU resources it would publish and ends. */
 import { parseArgs } from 'node:util';
+import { setFlagsFromString } from 'node:v8';
 import { errorText } from '#platform/log.ts';
+
+/** V8 would let its nursery grow to 48 MB under load and never give it back; kept at its first size. */
+setFlagsFromString('--semi-space-growth-factor=1');
 
 const usage = 'usage: main.ts [--kubeconfig FILE] | --once --dry-run';
 

@@ -140,7 +140,7 @@ export async function createNodeWorld(gpus = 'a40:1'): Promise<NodeWorld> {
   async function startAgent(): Promise<AgentProcess> {
     // A service account, as in a cluster, whose API server nobody can reach.
     const account = '/run/secrets/kubernetes.io/serviceaccount';
-    const script = `mount -t tmpfs none /run && mkdir -p ${account} && : > ${account}/ca.crt && echo t > ${account}/token && exec node agent/main.ts`;
+    const script = `mount -t tmpfs none /run && mkdir -p ${account} && : > ${account}/ca.crt && echo t > ${account}/token && exec node ${process.env.GREENTHREAD_AGENT ?? 'agent/main.ts'}`;
     const program = start('unshare', ['--mount', '--propagation', 'private', 'sh', '-c', script], {
       ...env,
       KUBERNETES_SERVICE_HOST: '127.0.0.1',
