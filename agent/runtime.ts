@@ -96,6 +96,8 @@ function loopOf<State>(rooms: Rooms<State>, { environment, arbiter, log }: Agent
     },
     carryOut(effect, atMs) {
       rooms.metrics.did(effect, atMs);
+      if (effect.type !== 'explain' && effect.type !== 'measure')
+        log.debug('effect', { effect: effect.type, podUid: effect.podUid });
       carry(effect);
     },
     stepped(event, effects) {

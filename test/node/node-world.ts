@@ -97,6 +97,10 @@ export interface NodeWorld {
   startAgent(): Promise<AgentProcess>;
   /** kill -9, and waited for. */
   killAgent(): Promise<void>;
+  /** kill -9 as soon as the agent carries out such an effect, or some ms later. */
+  killAgentAt(effect: string, laterMs?: number): Promise<void>;
+  /** What models can hold on the first GPU altogether, bytes. */
+  capacityBytes(): number;
   addPod(model: string, options: PodOptions): Promise<Pod>;
   /** A chat completion. @returns status and text */
   chat(
@@ -149,6 +153,7 @@ export async function createNodeWorld(gpus = 'a40:1'): Promise<NodeWorld> {
       GREENTHREAD_PODS_DIR: podsDir,
       GREENTHREAD_MODELS_DIR: modelsDir,
       METRICS_ADDRESS: '127.0.0.1:0',
+      LOG_LEVEL: 'debug',
     });
     const port = await until('the agent', () => {
       if (program.child.exitCode !== null) throw new Error(`the agent ended: ${program.output()}`);
@@ -248,6 +253,21 @@ export async function createNodeWorld(gpus = 'a40:1'): Promise<NodeWorld> {
     startAgent,
     async killAgent() {
       if (agent) await end(agent, 'SIGKILL');
+    },
+    capacityBytes: () => (card.totalMiB - card.reservedMiB) * 2 ** 20,
+    async killAgentAt(effect, laterMs = 0) {
+      const { child } = agent!;
+      await new Promise<void>((resolve, reject) => {
+        const timer = setTimeout(() => reject(new Error(`no ${effect} in ${untilMsMax} ms`)), untilMsMax);
+        child.stderr!.on('data', (chunk) => {
+          if (!String(chunk).includes(`"effect":"${effect}"`)) return;
+          clearTimeout(timer);
+          if (laterMs === 0) child.kill('SIGKILL');
+          else setTimeout(() => child.kill('SIGKILL'), laterMs);
+          resolve();
+        });
+      });
+      await agent!.ended;
     },
     addPod,
     async chat(pod, words, { maxTokens = 8 } = {}) {

@@ -11,7 +11,13 @@ beforeAll(async () => {
   pod = await world.addPod('red', {
     share: 0.4,
     settings: { sleep: { idleTimeoutMs: 20 } },
-    simulation: { bootSeconds: 0.2, wakeBaseMs: 5, wakeGBPerSecond: 5_000, sleepMs: 5, tokensPerSecond: 5_000 },
+    simulation: {
+      bootSeconds: 0.2,
+      wakeBaseMs: 5,
+      wakeGBPerSecond: 5_000,
+      sleepMs: 5,
+      tokensPerSecond: 5_000,
+    },
   });
   await until('red to have booted', async () => (await world.status(pod)).bootReady);
 });
@@ -39,7 +45,9 @@ describe('an idle model', () => {
     }
     const all = await buckets();
     const report = { p50: quantile(all, 0.5), p99: quantile(all, 0.99), wakes: Math.max(...all.values()) };
-    console.log(`wish to wake call, seconds (upper bucket bounds): ${JSON.stringify(report)} ${JSON.stringify([...all])}`);
+    console.log(
+      `wish to wake call, seconds (upper bucket bounds): ${JSON.stringify(report)} ${JSON.stringify([...all])}`,
+    );
     const rss = /^process_resident_memory_bytes (\d+)/m.exec(await world.metrics())?.[1];
     console.log(`RSS of the agent: ${Math.round(Number(rss) / 1e6)} MB`);
     expect(report.wakes).toBeGreaterThanOrEqual(wakes);
