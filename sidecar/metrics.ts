@@ -1,12 +1,9 @@
 /** gthread_sidecar_*: what this front door measured (contract, section 7). */
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { State } from '#proto/link.ts';
+import { stateReasons } from '#proto/reasons.ts';
 import { demandOf, type Gate } from './decide/gate.ts';
 import { shownState, shownStates } from './decide/status.ts';
-
-/** Reason with which an agent puts one to sleep, or lets one wait, because of another model's need (State.reason). */
-export const preemptedReason = 'Preempted';
-export const preemptingReason = 'Preempting';
 
 const transitionBuckets = [0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320];
 
@@ -123,9 +120,9 @@ export function createMetrics(gate: Gate, now: () => number): Metrics {
       if (before.state === 'DEACTIVATING' && sleepsAfter(after.state)) {
         if (barrierSinceMs !== null) own.sleep.observe((atMs - barrierSinceMs) / 1000);
         if (inFlight > 0) own.barrierTimeouts.inc();
-        if (after.reason === preemptedReason) own.preemptions.inc({ role: 'victim' });
+        if (after.reason === stateReasons.preempted) own.preemptions.inc({ role: 'victim' });
       }
-      if (after.state === 'WAKING' && before.state !== 'WAKING' && after.reason === preemptingReason) {
+      if (after.state === 'WAKING' && before.state !== 'WAKING' && after.reason === stateReasons.preempting) {
         own.preemptions.inc({ role: 'waiter' });
       }
       if (after.state !== 'DEACTIVATING') barrierSinceMs = null;

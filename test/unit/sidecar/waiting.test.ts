@@ -184,6 +184,23 @@ describe('a barrier', () => {
   });
 });
 
+describe('a preemption', () => {
+  it('is counted as the agent tells it, on either side', async () => {
+    const pod = await open({ state: { state: 'SERVING' } });
+    pod.agent.raise();
+    pod.agent.tell('SLEEPING', { reason: 'Preempted' });
+    pod.agent.tell('WAKING', { reason: 'Preempting' });
+    await until('it wakes', async () => (await status(pod)).state === 'waking');
+    pod.agent.tell('SERVING');
+    const metrics = async () => (await fetch(`${pod.url}/metrics`)).text();
+    await until('it serves again', async () => (await metrics()).includes('{state="serving"} 1'));
+    expect(await metrics()).toMatch(
+      /preemptions_total\{role="victim"\} 1\n.*preemptions_total\{role="waiter"\} 1\n/s,
+    );
+    expect(await metrics()).toMatch(/sleep_duration_seconds_count 1\n/);
+  });
+});
+
 describe('without an agent', () => {
   it('what is awake goes on, what is not waits as pending, and the next agent hears the facts', async () => {
     const pod = await open({ state: { state: 'SERVING', epoch: 7 } });
