@@ -12,7 +12,17 @@ import {
   stallMs,
 } from './limits.ts';
 import { movesBeside, sleepFailed } from './sleep.ts';
-import { enter, gpusOf, hasEngine, isDue, memoryMoves, type Replica, type Step } from './state.ts';
+import {
+  enter,
+  gpusOf,
+  hasEngine,
+  isDue,
+  isUnheard,
+  memoryMoves,
+  type Replica,
+  type Step,
+  unheardUntilMs,
+} from './state.ts';
 import { askLater, beginChecking, engineGone } from './transitions.ts';
 import { wakeFailed } from './wake.ts';
 
@@ -98,6 +108,7 @@ function gpuLost(step: Step, replica: Replica): void {
 
 export function driveFaults(step: Step): void {
   for (const replica of step.state.replicas.values()) {
+    if (isUnheard(step.state, replica)) isDue(step, unheardUntilMs(step.state, replica));
     leaseDue(step, replica);
     deadlineDue(step, replica);
     restartDue(step, replica);

@@ -3,7 +3,7 @@
  * sleeper what it leaves behind; everything else that the driver counts as used is a stranger's.
  */
 import { headRoomBytes, residueUnmeasuredBytes } from './limits.ts';
-import { type ArbiterState, bindingOn, type Gpu, isPopular, type Replica } from './state.ts';
+import { type ArbiterState, bindingOn, type Gpu, isPopular, isUnheard, type Replica } from './state.ts';
 
 /** One GPU while a step plans. Bytes that are promised to an earlier waiter are not there for a later one. */
 export interface Room {
@@ -24,8 +24,10 @@ export interface Room {
   draining: number;
   /** Drained, and only waits for the others' transitions: nothing new starts here. */
   sleepDue: number;
-  /** Engines whose state is being asked, that end, or that ended unmeasured: memory moves. */
-  unsure: number;
+  /** Engines whose state is being asked. */
+  checking: number;
+  /** Engines that end, or that ended unmeasured: memory becomes free. */
+  ending: number;
   /** An earlier waiter needs this GPU to become quiet: later ones start nothing. */
   closed: boolean;
 }
@@ -65,8 +67,11 @@ export function claimBytes(replica: Replica, gpu: Gpu): number {
   const measured = replica.bytes[replica.uuids.indexOf(gpu.uuid)] ?? 0;
   switch (replica.phase) {
     case 'absent':
-    case 'asking':
-      return replica.proven ? measured : Math.max(measured, awakeClaimBytes(replica, gpu));
+    case 'asking': {
+      // What holds memory without a word may be an engine that is still growing.
+      const known = replica.proven && (replica.launcher !== 'never' || measured === 0);
+      return known ? measured : Math.max(measured, awakeClaimBytes(replica, gpu));
+    }
     case 'asleep':
       return Math.max(sleeperBytes(replica), measured);
     case 'booting':
@@ -95,7 +100,8 @@ function emptyRoom(gpu: Gpu): Room {
     waking: 0,
     draining: 0,
     sleepDue: 0,
-    unsure: 0,
+    checking: 0,
+    ending: 0,
     closed: false,
   };
 }
@@ -106,7 +112,13 @@ export function isSleepDue(replica: Replica, now: number): boolean {
   return replica.leaving.inFlight === 0 || now >= replica.leaving.deadlineMs;
 }
 
-function count(room: Room, replica: Replica, popular: boolean, now: number): void {
+function count(
+  room: Room,
+  replica: Replica,
+  known: { popular: boolean; unheard: boolean },
+  now: number,
+): void {
+  const { popular, unheard } = known;
   room.claimedBytes += claimBytes(replica, room.gpu);
   switch (replica.phase) {
     case 'serving':
@@ -130,16 +142,17 @@ function count(room: Room, replica: Replica, popular: boolean, now: number): voi
       room.waking++;
       return;
     case 'checking':
-      room.unsure++;
+      room.checking++;
       return;
     case 'restarting':
-      room.unsure++;
+      room.ending++;
       room.leavingBytes += awakeNeedBytes(replica, room.gpu);
       return;
     case 'absent':
     case 'asking':
-      if (replica.proven) return;
-      room.unsure++;
+      if (unheard) room.booting++;
+      if (replica.proven || unheard) return;
+      room.ending++;
       room.leavingBytes += claimBytes(replica, room.gpu);
       return;
     case 'asleep':
@@ -154,10 +167,10 @@ export function openBooks(state: ArbiterState): Map<string, Room> {
   const rooms = new Map<string, Room>();
   for (const gpu of state.gpus.values()) rooms.set(gpu.uuid, emptyRoom(gpu));
   for (const replica of state.replicas.values()) {
-    const popular = isPopular(state, replica);
+    const known = { popular: isPopular(state, replica), unheard: isUnheard(state, replica) };
     for (const uuid of replica.uuids) {
       const room = rooms.get(uuid);
-      if (room) count(room, replica, popular, state.nowMs);
+      if (room) count(room, replica, known, state.nowMs);
     }
   }
   return rooms;

@@ -52,7 +52,7 @@ function enterBooks(replica: Replica, rooms: Room[], before: number[]): void {
 
 /** No engine's memory moves on this GPU, nor is about to. */
 const isQuiet = (room: Room): boolean =>
-  room.sleeping + room.waking + room.draining + room.booting + room.unsure === 0;
+  room.sleeping + room.waking + room.draining + room.booting + room.checking + room.ending === 0;
 
 /** There is room: starts as soon as the GPUs' other transitions allow. */
 function startWhenQuiet(step: Step, waiter: Waiter, rooms: Room[]): boolean {
@@ -60,7 +60,7 @@ function startWhenQuiet(step: Step, waiter: Waiter, rooms: Room[]): boolean {
   const before = rooms.map((room) => claimBytes(replica, room.gpu));
   const gpus = rooms.map((room) => room.gpu);
   if (replica.phase === 'asleep') {
-    if (rooms.some((room) => room.sleeping + room.sleepDue > 0)) return false;
+    if (rooms.some((room) => room.sleeping + room.sleepDue + room.checking > 0)) return false;
     const why = waiter.clients ? `waited ${seconds(step.now - waiter.sinceMs)}` : 'it is pinned';
     sendWake(step, replica);
     explain(step, replica, 'Wake', `${replica.model} wakes on ${onGpus(gpus)}: ${why}`);

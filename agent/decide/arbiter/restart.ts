@@ -71,7 +71,7 @@ export function onHolding(step: Step, replica: Replica, event: ArbiterEvent & { 
     replica.deadlineMs = step.now;
     return;
   }
-  if (hasEngine(replica)) return;
+  if (hasEngine(replica) && (replica.phase !== 'checking' || event.ready)) return;
   if (event.ready) {
     replica.stoppedAtMs = step.now;
     beginChecking(step, replica);

@@ -14,20 +14,19 @@ import {
   stillBytes,
   wakeTriesMax,
 } from './limits.ts';
-import { enter, gpusOf, isDue, isPopular, type Replica, type Step, smooth } from './state.ts';
+import { enter, gpusOf, isDue, isPopular, isUnheard, type Replica, type Step, smooth } from './state.ts';
 import { backoffMs, beginChecking, beginDrain, beginFreeing, callOff, sendSleep } from './transitions.ts';
 import { mayForce, maySleep } from './victims.ts';
 import { asWaiter } from './waiting.ts';
 import type { ArbiterEvent } from './words.ts';
 
-/** Transitions of others on any of this replica's GPUs. */
+/** Transitions of others on any of this replica's GPUs; one whose engine is not known may be in any. */
 export function movesBeside(step: Step, replica: Replica): { booting: boolean; waking: boolean } {
   const found = { booting: false, waking: false };
   for (const other of step.state.replicas.values()) {
-    if (other === replica || (other.phase !== 'booting' && other.phase !== 'waking')) continue;
-    if (!other.uuids.some((uuid) => replica.uuids.includes(uuid))) continue;
-    if (other.phase === 'booting') found.booting = true;
-    else found.waking = true;
+    if (other === replica || !other.uuids.some((uuid) => replica.uuids.includes(uuid))) continue;
+    if (other.phase === 'booting' || isUnheard(step.state, other)) found.booting = true;
+    else if (other.phase === 'waking' || other.phase === 'checking') found.waking = true;
   }
   return found;
 }
@@ -42,10 +41,10 @@ function callOffReason(step: Step, replica: Replica): string | null {
   if (gpusOf(step.state, replica).some((gpu) => !gpu.resource || !gpu.listed))
     return 'a GPU of its is out of use';
   const met = isBusy(replica) || (leaving.inFlight ?? 0) > 0;
+  const silent = !leaving.forced && leaving.inFlight === null && step.now >= leaving.deadlineMs;
+  if (silent && !met) return 'its sidecar did not answer';
   if (leaving.for === null) {
     if (isPopular(step.state, replica)) return 'it is pinned now';
-    if (!met && leaving.inFlight === null && step.now >= leaving.deadlineMs)
-      return 'its sidecar did not answer';
     return met ? 'a request came' : null;
   }
   const waiting = step.state.replicas.get(leaving.for);
@@ -62,7 +61,7 @@ export function driveDrains(step: Step): void {
     const reason = callOffReason(step, replica);
     if (reason !== null) {
       explain(step, replica, 'SleepCalledOff', `${replica.model} goes on: ${reason}`);
-      if (replica.leaving?.for == null) replica.notSleepBeforeMs = step.now + retryMsFirst;
+      if (!replica.leaving?.forced) replica.notSleepBeforeMs = step.now + retryMsFirst;
       const waiting = replica.leaving?.for ? step.state.replicas.get(replica.leaving.for) : undefined;
       if (waiting) waiting.roomMade = false;
       callOff(step, replica);

@@ -5,6 +5,7 @@
 
 import type { Demand, ModelState } from '#proto/link.ts';
 import { defaultSettings, type Settings } from '#proto/settings.ts';
+import { leaseGraceMs } from './limits.ts';
 import type { ArbiterEffect, BindingFact } from './words.ts';
 
 /**
@@ -55,6 +56,7 @@ export interface Replica {
   uuids: string[];
   /** In the order of first appearance. */
   order: number;
+  seenAtMs: number;
   settings: Settings;
   vramBytes: number | null;
   /** The API server lists it; `deleting` there. */
@@ -229,6 +231,7 @@ export function newReplica(podUid: string, now: number, order: number): Replica 
     key: '',
     uuids: [],
     order,
+    seenAtMs: now,
     settings: defaultSettings,
     vramBytes: null,
     listed: false,
@@ -284,6 +287,19 @@ export function newReplica(podUid: string, now: number, order: number): Replica 
     returnedAtMs: null,
   };
 }
+
+/**
+ * After the agent's start: its launcher has said nothing yet, so an engine may run or even boot under an older grant. One
+ * whose pod appears later is new, unless its memory tells otherwise.
+ */
+export function isUnheard(state: ArbiterState, replica: Replica): boolean {
+  if (replica.phase !== 'absent' || replica.launcher !== 'never') return false;
+  const early = replica.seenAtMs <= state.settledAtMs || replica.bytes.some((bytes) => bytes > 0);
+  return early && state.nowMs < unheardUntilMs(state, replica);
+}
+
+export const unheardUntilMs = (state: ArbiterState, replica: Replica): number =>
+  Math.max(state.settledAtMs, replica.seenAtMs) + leaseGraceMs;
 
 export function gpusOf(state: ArbiterState, replica: Replica): Gpu[] {
   const found: Gpu[] = [];

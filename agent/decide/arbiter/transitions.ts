@@ -1,5 +1,12 @@
 /** The moves of one replica's engine. Each says what is sent; why it happens is decided elsewhere. */
-import { bootMsMax, engineAnswerMsMax, freeingMsMax, retryMsFirst, retryMsMax } from './limits.ts';
+import {
+  barrierAnswerMsMax,
+  bootMsMax,
+  engineAnswerMsMax,
+  freeingMsMax,
+  retryMsFirst,
+  retryMsMax,
+} from './limits.ts';
 import { enter, type Leaving, memoryMoves, type Replica, type Step } from './state.ts';
 
 /** Doubling pauses: first, 2 × first, … at most max. */
@@ -18,7 +25,8 @@ export function sendBarrier(step: Step, replica: Replica, drainTimeoutMs: number
 export function beginDrain(step: Step, replica: Replica, leaving: Pick<Leaving, 'for' | 'forced'>): void {
   const { drainTimeoutMs } = replica.settings.sleep;
   enter(step, replica, 'draining');
-  replica.leaving = { ...leaving, inFlight: null, deadlineMs: step.now + drainTimeoutMs };
+  const boundMs = leaving.forced ? drainTimeoutMs : barrierAnswerMsMax;
+  replica.leaving = { ...leaving, inFlight: null, deadlineMs: step.now + boundMs };
   sendBarrier(step, replica, drainTimeoutMs);
 }
 

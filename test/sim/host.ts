@@ -1,0 +1,497 @@
+/**
+ * The simulated agent process around the real core: it hears events, carries out effects, dies and comes back with nothing.
+ * What it commands is checked here against the world as it is.
+ */
+import {
+  type ArbiterEffect,
+  type ArbiterEvent,
+  type ArbiterState,
+  decide,
+  initialState,
+} from '../../agent/decide/arbiter/arbiter.ts';
+import type { BindingFact } from '../../agent/decide/arbiter/words.ts';
+import type { Appointment } from './clock.ts';
+import type { PodEvent, SimPod } from './pod.ts';
+import type { World } from './world.ts';
+
+const sleepTimeoutMs = 120_000;
+const wakeTimeoutMs = 60_000;
+const askTimeoutMs = 3_000;
+const turnMsMax = 60_000;
+const settleMsMax = 3_000;
+const measureEveryMs = 10_000;
+/** What strangers hold by the last measurement that the agent had heard; a command is judged by that. */
+export type KnownStrangers = number[];
+
+export class Host {
+  life = -1;
+  alive = false;
+  state: ArbiterState | null = null;
+  decisions = 0;
+  /** Real time spent in `decide`, when measured. */
+  stalledUntilMs = 0;
+  known: KnownStrangers;
+  measureDelayMs = 0;
+  #world: World;
+  #backlog: PodEvent[] = [];
+  #timer: Appointment | null = null;
+  #settled = false;
+  #resourcesHeard = new Map<string, BindingFact[]>();
+  #everHeardResources = false;
+  #lastTold = new Map<string, string>();
+
+  constructor(world: World) {
+    this.#world = world;
+    this.known = world.gpus.map(() => 0);
+  }
+
+  // -- life and death
+
+  start(): void {
+    const { clock, random } = this.#world;
+    this.life++;
+    this.alive = true;
+    this.#settled = false;
+    this.#backlog = [];
+    this.stalledUntilMs = 0;
+    this.#lastTold.clear();
+    this.#everHeardResources = false;
+    this.#resourcesHeard.clear();
+    this.state = initialState({ startedAtMs: clock.nowMs });
+    const life = this.life;
+    const ifAlive = (run: () => void) => () => {
+      if (this.alive && this.life === life) run();
+    };
+    clock.after(
+      random.between(10, 400),
+      ifAlive(() => this.sendGpus()),
+    );
+    clock.after(
+      random.between(10, 400),
+      ifAlive(() => this.measure()),
+    );
+    clock.after(
+      random.between(50, 900),
+      ifAlive(() => this.sendLists()),
+    );
+    for (const pod of this.#world.pods) {
+      pod.answered = false;
+      clock.after(
+        random.between(5, 1_000),
+        ifAlive(() => pod.attach()),
+      );
+      clock.after(
+        random.between(5, 1_000),
+        ifAlive(() => pod.connectLauncher()),
+      );
+    }
+    clock.after(
+      settleMsMax,
+      ifAlive(() => this.#settle()),
+    );
+    clock.after(
+      random.between(0, 400),
+      ifAlive(() => this.#settleWhenAnswered(ifAlive)),
+    );
+    clock.after(
+      measureEveryMs,
+      ifAlive(() => this.#measureNowAndThen(ifAlive)),
+    );
+  }
+
+  #settle(): void {
+    if (this.#settled) return;
+    this.#settled = true;
+    this.post({ type: 'settled' });
+  }
+
+  #settleWhenAnswered(ifAlive: (run: () => void) => () => void): void {
+    if (this.#settled) return;
+    if (this.#world.pods.every((pod) => pod.answered)) this.#settle();
+    else
+      this.#world.clock.after(
+        50,
+        ifAlive(() => this.#settleWhenAnswered(ifAlive)),
+      );
+  }
+
+  #measureNowAndThen(ifAlive: (run: () => void) => () => void): void {
+    this.measure();
+    const everyMs = this.#world.calm ? 6 * measureEveryMs : measureEveryMs;
+    this.#world.clock.after(
+      everyMs,
+      ifAlive(() => this.#measureNowAndThen(ifAlive)),
+    );
+  }
+
+  die(): void {
+    if (!this.alive) return;
+    this.alive = false;
+    this.state = null;
+    this.#world.clock.cancel(this.#timer);
+    this.#timer = null;
+    for (const pod of this.#world.pods) {
+      pod.detach(true);
+      pod.disconnectLauncher(true);
+    }
+    this.life++;
+  }
+
+  /** The machine stands still: what comes in is heard late, all at once. */
+  stall(forMs: number): void {
+    const { clock } = this.#world;
+    const untilMs = clock.nowMs + forMs;
+    if (untilMs <= this.stalledUntilMs) return;
+    this.stalledUntilMs = untilMs;
+    clock.at(untilMs, () => {
+      if (clock.nowMs >= this.stalledUntilMs) for (const late of this.#backlog.splice(0)) this.#handle(late);
+    });
+  }
+
+  // -- what it hears
+
+  post(event: PodEvent): void {
+    if (!this.alive) return;
+    const { clock } = this.#world;
+    if (clock.nowMs < this.stalledUntilMs) {
+      this.#backlog.push(event);
+      return;
+    }
+    this.#handle(event);
+  }
+
+  #handle(event: PodEvent): void {
+    if (!this.alive || this.#world.violation) return;
+    this.decisions++;
+    this.#world.note(() => `→ ${describe(event)}`);
+    this.#heard(event);
+    const { effects } = decide(this.state!, { ...event, atMs: this.#world.clock.nowMs } as ArbiterEvent);
+    for (const effect of effects) {
+      if (!this.alive || this.#world.violation) return;
+      this.#carryOut(effect);
+    }
+  }
+
+  #heard(event: PodEvent): void {
+    if (event.type === 'gpu-resources') {
+      this.#everHeardResources = true;
+      this.#resourcesHeard = new Map(event.resources.map(({ uuid, bindings }) => [uuid, bindings]));
+    }
+    // One that has just attached is told its state, changed or not.
+    if (event.type === 'attached') this.#lastTold.delete(event.hello.podUid);
+    if (event.type === 'measured') {
+      for (const { uuid, foreignBytes } of event.gpus) this.known[Number(uuid.slice(4))] = foreignBytes;
+    }
+  }
+
+  sendGpus(): void {
+    const gpus = this.#world.gpus
+      .filter((gpu) => gpu.present)
+      .map(({ uuid, index, totalBytes, usable }) => ({ uuid, index, totalBytes, usable }));
+    this.post({ type: 'gpus', gpus });
+  }
+
+  sendLists(): void {
+    if (!this.#world.apiUp) return;
+    this.post({ type: 'pods', pods: this.#world.pods.filter((pod) => !pod.isOver).map((pod) => pod.fact()) });
+    this.post({ type: 'gpu-resources', resources: this.#world.resources() });
+  }
+
+  measure(): void {
+    const { clock, random } = this.#world;
+    const life = this.life;
+    const startedAtMs = clock.nowMs;
+    clock.after(3, () => {
+      const gpus = this.#world.gpus.filter((gpu) => gpu.present).map((gpu) => gpu.measure());
+      clock.after(random.between(15, 50) + this.measureDelayMs, () => {
+        if (this.life === life) this.post({ type: 'measured', startedAtMs, gpus });
+      });
+    });
+  }
+
+  // -- what it does
+
+  #carryOut(effect: ArbiterEffect): void {
+    const { clock } = this.#world;
+    if (effect.type === 'timer') {
+      clock.cancel(this.#timer);
+      this.#timer = effect.atMs === null ? null : clock.at(effect.atMs, () => this.post({ type: 'tick' }));
+      return;
+    }
+    this.#world.note(() => `   ← ${describe(effect)}`);
+    if (effect.type === 'measure') {
+      this.measure();
+      return;
+    }
+    const pod = this.#world.pods.find(({ uid }) => uid === effect.podUid);
+    if (!pod || pod.isOver) return this.#nobody(effect);
+    this.#forPod(pod, effect);
+  }
+
+  /** The pod's directory is gone: engine calls fail, words are lost. */
+  #nobody(effect: Exclude<ArbiterEffect, { type: 'timer' | 'measure' }>): void {
+    const { podUid } = effect;
+    const message = 'no such pod';
+    if (effect.type === 'ask-engine') this.#later({ type: 'engine-state', podUid, state: 'unreachable' });
+    if (effect.type === 'sleep-engine') this.#later({ type: 'slept', podUid, ok: false, message });
+    if (effect.type === 'wake-engine') this.#later({ type: 'woken', podUid, ok: false, message, tookMs: 0 });
+  }
+
+  #later(event: PodEvent): void {
+    const { life } = this;
+    this.#world.clock.after(0.5, () => {
+      if (this.life === life) this.post(event);
+    });
+  }
+
+  #forPod(pod: SimPod, effect: Exclude<ArbiterEffect, { type: 'timer' | 'measure' }>): void {
+    switch (effect.type) {
+      case 'tell': {
+        const { state } = effect;
+        this.#checkTold(
+          pod,
+          JSON.stringify([state.state, state.reason, state.bootReady, state.retryAfterMs > 0]),
+        );
+        if (state.state === 'SERVING' && pod.told?.state !== 'SERVING')
+          pod.servingSinceMs ??= this.#world.clock.nowMs;
+        pod.told = state;
+        this.#world.refuse('epoch', pod.hear(this.life, { state }));
+        return;
+      }
+      case 'barrier':
+        this.#lastTold.delete(pod.uid);
+        this.#world.refuse('epoch', pod.hear(this.life, { barrier: effect.epoch }));
+        return;
+      case 'end':
+        this.#world.refuse('epoch', pod.hear(this.life, { end: true }));
+        return;
+      case 'grant':
+        this.#checkGrant(pod);
+        pod.granted(this.life, effect.id);
+        return;
+      case 'restart-engine':
+        this.#checkRestart(pod);
+        pod.restartOrder(this.life);
+        return;
+      case 'release-launcher':
+        pod.releaseOrder(this.life);
+        return;
+      case 'ask-engine':
+        this.#ask(pod);
+        return;
+      case 'sleep-engine':
+        this.#sleep(pod);
+        return;
+      case 'wake-engine':
+        this.#wake(pod);
+        return;
+      case 'wait':
+      case 'remember':
+      case 'explain':
+        return;
+      default:
+        effect satisfies never;
+    }
+  }
+
+  #checkTold(pod: SimPod, now: string): void {
+    if (this.#lastTold.get(pod.uid) === now) this.#world.refuse('tell', `${pod.uid} was told ${now} twice`);
+    this.#lastTold.set(pod.uid, now);
+  }
+
+  #ask(pod: SimPod): void {
+    const { engine } = pod;
+    const podUid = pod.uid;
+    if (!engine) return this.#later({ type: 'engine-state', podUid, state: 'unreachable' });
+    const once = this.#once(askTimeoutMs, () =>
+      this.#later({ type: 'engine-state', podUid, state: 'unreachable' }),
+    );
+    this.#world.clock.after(0.5, () =>
+      engine.ask((state) => once(() => this.#later({ type: 'engine-state', podUid, state }))),
+    );
+  }
+
+  /** Runs what comes first, the answer or the time limit; nothing after the agent's death. */
+  #once(limitMs: number, timedOut: () => void): (run: () => void) => void {
+    const { life } = this;
+    let open = true;
+    const limit = this.#world.clock.after(limitMs, () => {
+      if (open && this.life === life) timedOut();
+      open = false;
+    });
+    return (run) => {
+      if (open && this.life === life) run();
+      open = false;
+      this.#world.clock.cancel(limit);
+    };
+  }
+
+  #sleep(pod: SimPod): void {
+    const { engine } = pod;
+    const podUid = pod.uid;
+    this.#checkSleep(pod);
+    pod.servingSinceMs = null;
+    if (!engine) return this.#later({ type: 'slept', podUid, ok: false, message: 'connection refused' });
+    const once = this.#once(sleepTimeoutMs, () =>
+      this.#later({ type: 'slept', podUid, ok: false, message: 'timeout' }),
+    );
+    if (engine.condition !== 'awake') {
+      // A second /sleep is a no-op; one that hangs or has died does not answer.
+      if (engine.condition === 'asleep')
+        once(() => this.#later({ type: 'slept', podUid, ok: true, message: '' }));
+      else if (engine.condition === 'dead')
+        once(() => this.#later({ type: 'slept', podUid, ok: false, message: 'refused' }));
+      return;
+    }
+    engine.sleep(this.life, (answer) => once(() => this.#later({ type: 'slept', podUid, ...answer })));
+    engine.onDeath(() =>
+      once(() => this.#later({ type: 'slept', podUid, ok: false, message: 'connection closed' })),
+    );
+  }
+
+  #wake(pod: SimPod): void {
+    const { engine } = pod;
+    const podUid = pod.uid;
+    const began = this.#world.clock.nowMs;
+    this.#checkWake(pod);
+    const answer = (ok: boolean, message: string): void => {
+      this.#later({ type: 'woken', podUid, ok, message, tookMs: this.#world.clock.nowMs - began });
+    };
+    if (!engine) return answer(false, 'connection refused');
+    const once = this.#once(wakeTimeoutMs, () => answer(false, 'timeout'));
+    if (engine.condition === 'awake') return once(() => answer(true, ''));
+    if (engine.condition !== 'asleep') {
+      if (engine.condition === 'dead') once(() => answer(false, 'connection refused'));
+      return;
+    }
+    engine.knownStrangers = [...this.known];
+    engine.wake(this.life, ({ ok, message }) => once(() => answer(ok, message)));
+    engine.onDeath(() => once(() => answer(false, 'connection closed')));
+  }
+
+  // -- the rules, by the world as it is
+
+  #beside(pod: SimPod): SimPod[] {
+    return this.#world.pods.filter(
+      (other) =>
+        other !== pod && other.engine && other.model.gpus.some((gpu) => pod.model.gpus.includes(gpu)),
+    );
+  }
+
+  #checkNoBootBeside(pod: SimPod, what: string): void {
+    for (const other of this.#beside(pod)) {
+      if (other.engine!.condition === 'booting' && other.launcherLife === this.life) {
+        this.#world.refuse('beside-a-boot', `${pod.uid} ${what} while ${other.uid} boots on its GPU`);
+      }
+    }
+  }
+
+  #checkResource(pod: SimPod, what: string): void {
+    if (!this.#everHeardResources) return;
+    for (const uuid of pod.uuids) {
+      if (!this.#resourcesHeard.has(uuid))
+        this.#world.refuse('resource', `${pod.uid} ${what} on ${uuid}, whose resource is gone`);
+    }
+  }
+
+  #checkSleep(pod: SimPod): void {
+    const { engine } = pod;
+    const { clock, pods } = this.#world;
+    this.#checkNoBootBeside(pod, 'sleeps');
+    this.#checkResource(pod, 'sleeps');
+    const bound = this.#resourcesHeard.get(pod.uuids[0]!)?.find(({ model }) => model === pod.model.name);
+    const popular = this.#everHeardResources && bound ? bound.popular : pod.settings.fairness.popular;
+    const rolls = pods.some((other) => other !== pod && other.model === pod.model);
+    if (popular && !rolls) this.#world.refuse('popular', `${pod.uid} is pinned and sleeps`);
+    if (engine && (engine.condition === 'sleeping' || engine.condition === 'waking')) {
+      this.#world.refuse('transition', `${pod.uid} is sent to sleep while ${engine.condition}`);
+    }
+    for (const other of this.#beside(pod)) {
+      if (other.engine!.condition === 'waking')
+        this.#world.refuse('overlap', `${pod.uid} sleeps while ${other.uid} wakes beside it`);
+    }
+    const turnMs = Math.min(turnMsMax, pod.leastMinRuntimeMs);
+    const servedMs = clock.nowMs - (pod.servingSinceMs ?? Number.NEGATIVE_INFINITY);
+    if (engine && engine.running.size > 0 && pod.attachedLife === this.life && servedMs < turnMs - 1) {
+      this.#world.refuse(
+        'turn',
+        `${pod.uid} is frozen with ${engine.running.size} running, ${Math.round(servedMs)} ms into a turn of ${turnMs} ms`,
+      );
+    }
+  }
+
+  #checkWake(pod: SimPod): void {
+    this.#checkNoBootBeside(pod, 'wakes');
+    const { engine } = pod;
+    if (engine && (engine.condition === 'sleeping' || engine.condition === 'waking')) {
+      this.#world.refuse('transition', `${pod.uid} is woken while ${engine.condition}`);
+    }
+    for (const other of this.#beside(pod)) {
+      if (other.engine!.condition === 'sleeping')
+        this.#world.refuse('overlap', `${pod.uid} wakes while ${other.uid} falls asleep beside it`);
+    }
+  }
+
+  #checkRestart(pod: SimPod): void {
+    this.#checkNoBootBeside(pod, 'is restarted');
+  }
+
+  #checkGrant(pod: SimPod): void {
+    this.#checkNoBootBeside(pod, 'is granted a boot');
+    this.#checkResource(pod, 'is granted a boot');
+    pod.knownStrangers = [...this.known];
+    if (pod.deleting && this.#world.heardDeleting(pod))
+      this.#world.refuse('grant', `${pod.uid} is granted a boot while it ends`);
+    for (const other of this.#beside(pod)) {
+      const { condition } = other.engine!;
+      if (condition === 'sleeping' || condition === 'waking') {
+        this.#world.refuse(
+          'beside-a-boot',
+          `${pod.uid} is granted a boot while ${other.uid} is ${condition}`,
+        );
+      }
+    }
+    for (const gpu of pod.model.gpus) {
+      if (this.#everHeardResources) {
+        const bound = this.#resourcesHeard.get(`GPU-${gpu}`)?.some(({ model }) => model === pod.model.name);
+        if (!bound)
+          this.#world.refuse('grant', `${pod.uid} is granted a boot on GPU ${gpu}, to which it is not bound`);
+      }
+    }
+  }
+}
+
+/** One line of the timeline. */
+export function describe(thing: PodEvent | ArbiterEffect): string {
+  const { type, ...rest } = thing as { type: string; [key: string]: unknown };
+  if (type === 'measured') {
+    const gpus = (
+      rest.gpus as { uuid: string; usedBytes: number; foreignBytes: number; byPod: Record<string, number> }[]
+    ).map(
+      ({ uuid, usedBytes, foreignBytes, byPod }) =>
+        `${uuid} used ${gib(usedBytes)}${foreignBytes > 0 ? ` strangers ${gib(foreignBytes)}` : ''} ${Object.entries(
+          byPod,
+        )
+          .map(([pod, bytes]) => `${pod} ${gib(bytes)}`)
+          .join(' ')}`,
+    );
+    return `measured since ${Math.round(rest.startedAtMs as number)}: ${gpus.join('; ')}`;
+  }
+  if (type === 'pods')
+    return `pods ${(rest.pods as { podUid: string; deleting: boolean }[]).map(({ podUid, deleting }) => podUid + (deleting ? '†' : '')).join(' ')}`;
+  if (type === 'gpu-resources')
+    return `gpu-resources ${(rest.resources as { uuid: string; bindings: unknown[] }[]).map(({ uuid, bindings }) => `${uuid}:${bindings.length}`).join(' ')}`;
+  if (type === 'attached') {
+    const { podUid, state, epoch, demand } = rest.hello as {
+      podUid: string;
+      state: string;
+      epoch: number;
+      demand: object;
+    };
+    return `attached ${podUid} ${state} epoch ${epoch} ${JSON.stringify(demand)}`;
+  }
+  const { podUid = '', ...more } = rest;
+  return `${type} ${podUid} ${JSON.stringify(more)}`.slice(0, 260);
+}
+
+const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(2)}G`;

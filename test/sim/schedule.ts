@@ -1,0 +1,258 @@
+/** What happens to a node in one seed: its GPUs and models, and a list of actions that a failing run can be shrunk by. */
+import { type Random, randomFor } from './random.ts';
+
+export const GiB = 2 ** 30;
+export const MiB = 2 ** 20;
+
+export interface ModelPlan {
+  name: string;
+  gpus: number[];
+  reservedBytes: number;
+  awakeBytes: number;
+  residueBytes: number;
+  bootMs: number;
+  sleepMs: number;
+  wakeMs: number;
+  popular: boolean;
+  priority: number;
+  minRuntimeMs: number;
+  maxWaitTimeMs: number;
+  idleTimeoutMs: number;
+  drainTimeoutMs: number;
+}
+
+export type OneShotFault =
+  | 'sleep-keeps'
+  | 'sleep-fails'
+  | 'sleep-hangs'
+  | 'wake-fails'
+  | 'wake-leaks'
+  | 'wake-hangs'
+  | 'boot-fails'
+  | 'boot-hangs';
+
+export type Action = { atMs: number } & (
+  | { type: 'arrive'; model: string; workMs: number; patienceMs: number | null }
+  | { type: 'add'; model: string }
+  | { type: 'roll'; model: string; fails: boolean }
+  | { type: 'delete'; model: string }
+  | {
+      type: 'settings';
+      model: string;
+      change: Partial<
+        Pick<ModelPlan, 'priority' | 'minRuntimeMs' | 'maxWaitTimeMs' | 'idleTimeoutMs' | 'drainTimeoutMs'>
+      >;
+    }
+  | { type: 'fault'; model: string; fault: OneShotFault }
+  | { type: 'engine-dies'; model: string }
+  | { type: 'engine-grows'; model: string; bytes: number }
+  | { type: 'launcher-restarts'; model: string }
+  | { type: 'sidecar-restarts'; model: string; forMs: number }
+  | { type: 'link-flaps'; model: string; forMs: number }
+  | { type: 'agent-dies'; forMs: number }
+  | { type: 'api-away'; forMs: number }
+  | { type: 'resource-gone'; gpu: number; forMs: number }
+  | { type: 'gpu-unusable'; gpu: number; forMs: number }
+  | { type: 'gpu-vanishes'; gpu: number; forMs: number }
+  | { type: 'stranger'; gpu: number; bytes: number; forMs: number }
+  | { type: 'stall'; forMs: number }
+  | { type: 'measurements-slow'; forMs: number; byMs: number }
+);
+
+export interface Plan {
+  seed: number;
+  gpus: number;
+  gpuBytes: number;
+  models: ModelPlan[];
+  actions: Action[];
+  /** From then on nothing new happens and everything pending must finish. */
+  calmAtMs: number;
+  /** No fault of any kind: the waiting bound is checked for every wait. */
+  faultless: boolean;
+}
+
+/** Kinds of trouble; each seed switches some off. */
+const troubles = [
+  'faults',
+  'deaths',
+  'launchers',
+  'sidecars',
+  'agent',
+  'api',
+  'resources',
+  'gpus',
+  'strangers',
+  'stalls',
+  'pods',
+  'rolls',
+  'settings',
+  'growth',
+  'slow-measurements',
+] as const;
+type Trouble = (typeof troubles)[number];
+
+const eventsMean = 60;
+
+/** @param popularBytes on each GPU, of the models drawn before: popular ones come first, so that all others fit beside them */
+function modelPlan(
+  random: Random,
+  at: number,
+  plan: { gpus: number; gpuBytes: number },
+  popularBytes: number[],
+): ModelPlan {
+  const { gpus, gpuBytes } = plan;
+  const wanted = random.chance(0.25) ? random.int(2, Math.max(2, gpus)) : 1;
+  const first = random.int(0, gpus - 1);
+  const chosen = [...Array(Math.min(wanted, gpus)).keys()].map((at) => (first + at) % gpus);
+  const most = gpuBytes - Math.max(...chosen.map((gpu) => popularBytes[gpu]!)) - 7 * GiB;
+  const mayBePopular = at === 0 || (at === 1 && popularBytes.some((bytes) => bytes > 0));
+  const popular = mayBePopular && random.chance(0.25);
+  const share = popular
+    ? random.between(0.1, 0.3)
+    : random.chance(0.5)
+      ? random.between(0.75, 1)
+      : random.between(0.15, 0.6);
+  const reservedBytes = Math.round(most * share);
+  if (popular) for (const gpu of chosen) popularBytes[gpu]! += reservedBytes;
+  return {
+    name: `m${at + 1}`,
+    gpus: chosen,
+    reservedBytes,
+    awakeBytes: Math.round(reservedBytes * random.between(0.85, 1)),
+    residueBytes: random.chance(0.4) ? 0 : Math.round(random.between(100, 500)) * MiB,
+    bootMs: random.between(2_000, 60_000),
+    sleepMs: random.chance(0.2) ? random.between(1_000, 10_000) : random.between(20, 400),
+    wakeMs: random.chance(0.2) ? random.between(1_000, 6_000) : random.between(50, 800),
+    popular,
+    priority: random.chance(0.3) ? random.int(-100, 100) : 0,
+    minRuntimeMs: random.pick([0, 1_000, 5_000, 10_000, 10_000, 20_000]),
+    maxWaitTimeMs: random.pick([0, 1_000, 5_000, 5_000, 10_000]),
+    idleTimeoutMs: random.pick([1_000, 5_000, 20_000, 60_000, 600_000]),
+    drainTimeoutMs: random.pick([0, 1_000, 5_000, 30_000]),
+  };
+}
+
+/** Bursts, rare visitors and steady load, one habit for each model. */
+function arrivals(random: Random, model: ModelPlan, untilMs: number, budget: number): Action[] {
+  const actions: Action[] = [];
+  const habit = random.pick(['rare', 'burst', 'steady', 'rush'] as const);
+  const gapMs = { rare: 30_000, burst: 25_000, steady: 1_500, rush: 5_000 }[habit];
+  const perBurst = { rare: 1, burst: 8, steady: 1, rush: 3 }[habit];
+  const workMs = random.pick([100, 500, 2_000, 8_000]);
+  const leaver = random.pick([0, 0, 0.1, 0.4]);
+  for (
+    let atMs = random.between(0, 20_000);
+    atMs < untilMs && actions.length < budget;
+    atMs += random.exponential(gapMs)
+  ) {
+    for (let client = random.int(1, perBurst); client > 0; client--) {
+      const patienceMs = random.chance(leaver) ? random.exponential(3_000) : null;
+      actions.push({
+        atMs: atMs + random.between(0, 50),
+        type: 'arrive',
+        model: model.name,
+        workMs: random.exponential(workMs),
+        patienceMs,
+      });
+    }
+  }
+  return actions;
+}
+
+type Maker = (random: Random, plan: Plan, model: string, gpu: number) => Action | Action[];
+type Body = Action extends infer A ? (A extends Action ? Omit<A, 'atMs'> : never) : never;
+const now = (body: Body): Action => ({ atMs: 0, ...body }) as Action;
+
+const makers: Record<Trouble, Maker> = {
+  faults: (random, _plan, model) => {
+    const fault = random.pick<OneShotFault>([
+      'sleep-keeps',
+      'sleep-fails',
+      'sleep-hangs',
+      'wake-fails',
+      'wake-leaks',
+      'wake-hangs',
+      'boot-fails',
+      'boot-hangs',
+    ]);
+    const times = random.pick([1, 1, 2, 4]);
+    return Array.from({ length: times }, () => now({ type: 'fault', model, fault }));
+  },
+  deaths: (_random, _plan, model) => now({ type: 'engine-dies', model }),
+  launchers: (_random, _plan, model) => now({ type: 'launcher-restarts', model }),
+  sidecars: (random, _plan, model) =>
+    now({ type: random.pick(['sidecar-restarts', 'link-flaps']), model, forMs: random.exponential(1_500) }),
+  agent: (random) => now({ type: 'agent-dies', forMs: random.pick([5, 300, 2_000, 8_000]) }),
+  api: (random) => now({ type: 'api-away', forMs: random.exponential(30_000) }),
+  resources: (random, _plan, _model, gpu) =>
+    now({ type: 'resource-gone', gpu, forMs: random.exponential(10_000) }),
+  gpus: (random, _plan, _model, gpu) =>
+    now({
+      type: random.pick(['gpu-unusable', 'gpu-unusable', 'gpu-vanishes']),
+      gpu,
+      forMs: random.exponential(20_000),
+    }),
+  strangers: (random, plan, _model, gpu) =>
+    now({
+      type: 'stranger',
+      gpu,
+      bytes: Math.round(random.between(0.02, 0.9) * plan.gpuBytes),
+      forMs: random.exponential(20_000),
+    }),
+  stalls: (random) => now({ type: 'stall', forMs: random.pick([200, 4_000, 20_000, 120_000]) }),
+  pods: (random, _plan, model) => {
+    const deleted = now({ type: 'delete', model });
+    return random.chance(0.7)
+      ? [deleted, { ...now({ type: 'add', model }), atMs: random.exponential(30_000) }]
+      : deleted;
+  },
+  rolls: (random, _plan, model) => now({ type: 'roll', model, fails: random.chance(0.3) }),
+  settings: (random, _plan, model) => {
+    const change = random.pick([
+      { priority: random.int(-100, 100) },
+      { minRuntimeMs: random.pick([0, 5_000, 30_000]) },
+      { maxWaitTimeMs: random.pick([0, 1_000, 10_000]) },
+      { idleTimeoutMs: random.pick([500, 10_000, 60_000]) },
+      { drainTimeoutMs: random.pick([0, 2_000, 20_000]) },
+    ]);
+    return now({ type: 'settings', model, change });
+  },
+  growth: (random, _plan, model) => now({ type: 'engine-grows', model, bytes: random.int(1, 60) * MiB }),
+  'slow-measurements': (random) =>
+    now({ type: 'measurements-slow', forMs: random.exponential(20_000), byMs: random.pick([1_000, 5_000]) }),
+};
+
+/** All that one seed does, drawn before anything runs. */
+export function planFor(seed: number): Plan {
+  const random = randomFor(seed, 'plan');
+  const gpus = random.pick([1, 1, 2, 2, 3, 4, 8]);
+  const gpuBytes = random.pick([16, 24, 48, 80]) * GiB;
+  const popularBytes = Array<number>(gpus).fill(0);
+  const count = random.int(2, Math.min(12, 3 + 2 * gpus));
+  const models = Array.from({ length: count }, (_, at) =>
+    modelPlan(random, at, { gpus, gpuBytes }, popularBytes),
+  );
+  const calmAtMs = random.pick([60_000, 180_000, 300_000]);
+  const faultless = random.chance(0.2);
+  const plan: Plan = { seed, gpus, gpuBytes, models, actions: [], calmAtMs, faultless };
+  for (const model of models) {
+    const late = random.chance(0.3) ? random.exponential(20_000) : random.between(0, 2_000);
+    plan.actions.push({ atMs: late, type: 'add', model: model.name });
+    plan.actions.push(...arrivals(random, model, calmAtMs, Math.ceil(eventsMean / Math.sqrt(count))));
+  }
+  const on = troubles.filter(
+    (kind) => (kind === 'settings' || !faultless) && random.chance(faultless ? 0.3 : 0.35),
+  );
+  for (const kind of on) {
+    const times = random.int(1, 4);
+    for (let time = 0; time < times; time++) {
+      const atMs = random.between(1_000, calmAtMs);
+      const made = makers[kind](random, plan, random.pick(models).name, random.int(0, gpus - 1));
+      for (const action of Array.isArray(made) ? made : [made]) {
+        plan.actions.push({ ...action, atMs: Math.min(calmAtMs, atMs + action.atMs) });
+      }
+    }
+  }
+  plan.actions.sort((a, b) => a.atMs - b.atMs);
+  return plan;
+}

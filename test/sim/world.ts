@@ -1,0 +1,428 @@
+/** One seed's node in virtual time: GPUs, pods, clients, the API server's lists, and everything that goes wrong. */
+import type { GpuResourceFact } from '../../agent/decide/arbiter/words.ts';
+import { calmBoundMs, type Violation, waitBoundMs } from './checks.ts';
+import { Clock } from './clock.ts';
+import type { SimEngine } from './engine.ts';
+import type { Client, Outcome } from './frontdoor.ts';
+import { SimGpu } from './gpu.ts';
+import { Host } from './host.ts';
+import { SimPod, settingsOf } from './pod.ts';
+import { type Random, randomFor } from './random.ts';
+import type { Action, ModelPlan, Plan } from './schedule.ts';
+
+const timelineLinesMax = 100_000;
+
+export class World {
+  readonly plan: Plan;
+  readonly clock = new Clock();
+  readonly random: Random;
+  readonly gpus: SimGpu[];
+  readonly host: Host;
+  pods: SimPod[] = [];
+  apiUp = true;
+  calm = false;
+  violation: Violation | null = null;
+  timeline: string[] | null;
+  clients: Client[] = [];
+  #resourceGone = new Set<number>();
+  #podCount = 0;
+  #events = 0;
+  #listsPending = false;
+  #deletingHeard = new Set<string>();
+
+  constructor(plan: Plan, options: { timeline: boolean }) {
+    this.plan = plan;
+    this.random = randomFor(plan.seed, 'world');
+    this.gpus = Array.from({ length: plan.gpus }, (_, index) => new SimGpu(index, plan.gpuBytes));
+    this.timeline = options.timeline ? [] : null;
+    this.host = new Host(this);
+  }
+
+  note(text: () => string): void {
+    this.#events++;
+    if (!this.timeline || this.timeline.length >= timelineLinesMax) return;
+    this.timeline.push(`${(this.clock.nowMs / 1000).toFixed(4).padStart(11)} ${text()}`);
+  }
+
+  /** A rule is broken; null: it is not. */
+  refuse(kind: string, text: string | null): void {
+    if (text === null || this.violation) return;
+    this.violation = { kind, text, atMs: this.clock.nowMs };
+    this.note(() => `!! ${kind}: ${text}`);
+  }
+
+  /** Runs the whole plan. */
+  run(): Violation | null {
+    const { plan, clock } = this;
+    this.host.start();
+    for (const action of plan.actions) clock.at(action.atMs, () => this.#act(action));
+    clock.at(plan.calmAtMs, () => this.#becomeCalm());
+    const stop = (): boolean => this.violation !== null;
+    clock.runUntil(plan.calmAtMs + 1, stop);
+    const bound = calmBoundMs(plan);
+    let quietMs = 0;
+    while (!stop() && quietMs < 2_000) {
+      if (clock.nowMs > plan.calmAtMs + bound) {
+        this.refuse('liveness', this.#unfinished() ?? 'not quiet');
+        break;
+      }
+      clock.runUntil(clock.nowMs + 1_000, stop);
+      quietMs = this.#unfinished() === null ? quietMs + 1_000 : 0;
+    }
+    this.#checkClients();
+    return this.violation;
+  }
+
+  // -- surroundings of pods and engines
+
+  readonly #ground = {
+    clock: this.clock,
+    post: (event: Parameters<Host['post']>[0]) => this.host.post(event),
+    agentLife: () => (this.host.alive ? this.host.life : -1),
+    hold: (engine: SimEngine, bytes: number) => this.#hold(engine, bytes),
+    died: (engine: SimEngine, tail: string) => this.#died(engine, tail),
+    ready: (engine: SimEngine) => this.#podOf(engine)?.engineReady(engine),
+    finished: (engine: SimEngine, request: number) => this.#podOf(engine)?.door?.finished(request, 'served'),
+    note: (text: string) => this.note(() => text),
+    ended: (client: Client, outcome: Outcome) => this.#ended(client, outcome),
+    bootedFirst: (pod: SimPod) => this.#replaceOld(pod),
+    over: (pod: SimPod) => this.#over(pod),
+  };
+
+  #podOf(engine: SimEngine): SimPod | undefined {
+    return this.pods.find((pod) => pod.engine === engine);
+  }
+
+  /** The judge: an engine that finds no memory is the arbiter's fault unless a stranger came after the last measurement. */
+  #hold(engine: SimEngine, bytes: number): boolean {
+    const known = engine.knownStrangers ?? this.#podOf(engine)?.knownStrangers ?? this.host.known;
+    for (const index of engine.model.gpus) {
+      const gpu = this.gpus[index]!;
+      const others = gpu.enginesBytes(engine);
+      if (bytes <= (gpu.held.get(engine) ?? 0)) continue;
+      // One that was known and has gone again takes nothing.
+      const strangers = Math.min(known[index]!, gpu.strangerBytes);
+      if (others + bytes > gpu.totalBytes - strangers) {
+        const names = [...gpu.held].map(
+          ([other, held]) => `${other.pod} ${(held / 2 ** 30).toFixed(2)} GiB (${other.condition})`,
+        );
+        this.refuse(
+          'over-commit',
+          `${engine.pod} takes ${(bytes / 2 ** 30).toFixed(2)} GiB on GPU ${index} beside ${names.join(', ')}; strangers ${(strangers / 2 ** 30).toFixed(2)} GiB of ${(gpu.totalBytes / 2 ** 30).toFixed(0)}`,
+        );
+      }
+      if (others + bytes > gpu.totalBytes - gpu.strangerBytes) return false;
+    }
+    for (const index of engine.model.gpus) this.gpus[index]!.held.set(engine, bytes);
+    engine.bytes = bytes;
+    this.note(() => `   · ${engine.pod} holds ${(bytes / 2 ** 30).toFixed(2)} GiB`);
+    return true;
+  }
+
+  /** The driver clears an ended process within 200 ms. */
+  #died(engine: SimEngine, tail: string): void {
+    this.note(() => `   · engine of ${engine.pod} ended ${tail}`);
+    this.clock.after(this.random.between(0, 200), () => {
+      for (const gpu of this.gpus) gpu.held.delete(engine);
+    });
+    this.#podOf(engine)?.engineDied(engine, tail);
+  }
+
+  #ended(client: Client, outcome: Outcome): void {
+    if (client.outcome !== null)
+      this.refuse('request', `request ${client.id} ended twice: ${client.outcome}, ${outcome}`);
+    client.outcome = outcome;
+  }
+
+  // -- desired state
+
+  resources(): GpuResourceFact[] {
+    return this.gpus
+      .filter((gpu) => !this.#resourceGone.has(gpu.index))
+      .map((gpu) => ({
+        uuid: gpu.uuid,
+        bindings: this.plan.models
+          .filter(
+            (model) =>
+              model.gpus.includes(gpu.index) && this.pods.some((pod) => pod.model === model && !pod.isOver),
+          )
+          .map(({ name, reservedBytes, popular }) => ({
+            namespace: 'sim',
+            model: name,
+            replica: 0,
+            reservedBytes,
+            popular,
+          })),
+      }));
+  }
+
+  /** The watch brings a change a little later. */
+  #changed(): void {
+    if (this.#listsPending) return;
+    this.#listsPending = true;
+    this.clock.after(this.random.between(10, 200), () => {
+      this.#listsPending = false;
+      for (const pod of this.pods)
+        if (pod.deleting && this.host.alive && this.apiUp)
+          this.#deletingHeard.add(`${this.host.life}/${pod.uid}`);
+      this.host.sendLists();
+    });
+  }
+
+  heardDeleting(pod: SimPod): boolean {
+    return this.#deletingHeard.has(`${this.host.life}/${pod.uid}`);
+  }
+
+  #addPod(model: ModelPlan, alwaysFails: boolean): SimPod {
+    const uid = `${model.name}-${++this.#podCount}`;
+    const pod = new SimPod(uid, model, this.#ground, { random: randomFor(this.plan.seed, uid), alwaysFails });
+    const newest = this.#newest(model.name);
+    if (newest) pod.settings = newest.settings;
+    this.pods.push(pod);
+    this.#changed();
+    this.clock.after(pod.uid.length + this.random.between(50, 500), () => pod.attach());
+    this.clock.after(this.random.between(100, 1_500), () => pod.connectLauncher());
+    return pod;
+  }
+
+  #over(pod: SimPod): void {
+    this.clock.after(this.random.between(50, 1_000), () => {
+      this.pods = this.pods.filter((other) => other !== pod);
+      this.#changed();
+    });
+  }
+
+  /** The controller ends the old pod when the new one is up. */
+  #replaceOld(pod: SimPod): void {
+    const older = this.pods.filter((other) => other !== pod && other.model === pod.model && !other.deleting);
+    this.clock.after(this.random.between(100, 2_000), () => {
+      if (pod.isOver || pod.deleting) return;
+      for (const old of older) old.terminate();
+      if (older.length > 0) this.#changed();
+    });
+  }
+
+  #newest(model: string): SimPod | undefined {
+    return this.pods.findLast((pod) => pod.model.name === model && !pod.deleting);
+  }
+
+  // -- what happens
+
+  #act(action: Action): void {
+    if (this.calm && action.type !== 'arrive') return;
+    if (action.type !== 'arrive') this.note(() => `** ${JSON.stringify(action)}`);
+    switch (action.type) {
+      case 'arrive':
+        return this.#arrive(action);
+      case 'add': {
+        const model = this.plan.models.find(({ name }) => name === action.model)!;
+        if (!this.#newest(action.model)) this.#addPod(model, false);
+        return;
+      }
+      case 'agent-dies':
+        this.host.die();
+        this.clock.after(action.forMs, () => {
+          if (!this.host.alive) this.host.start();
+        });
+        return;
+      case 'api-away':
+        this.apiUp = false;
+        this.clock.after(action.forMs, () => this.#apiBack());
+        return;
+      case 'stall':
+        this.host.stall(action.forMs);
+        return;
+      case 'measurements-slow':
+        this.host.measureDelayMs = action.byMs;
+        this.clock.after(action.forMs, () => {
+          this.host.measureDelayMs = 0;
+        });
+        return;
+      case 'resource-gone':
+      case 'gpu-unusable':
+      case 'gpu-vanishes':
+      case 'stranger':
+        return this.#toGpu(action);
+      default: {
+        const pod = this.#newest(action.model);
+        if (pod) this.#toPod(pod, action);
+      }
+    }
+  }
+
+  #apiBack(): void {
+    this.apiUp = true;
+    this.#changed();
+  }
+
+  #arrive(action: Action & { type: 'arrive' }): void {
+    const open = this.pods.filter((pod) => pod.model.name === action.model && pod.door && !pod.isOver);
+    const pod = open.find(({ deleting }) => !deleting) ?? open[0];
+    if (!pod) return;
+    const id = this.clients.length + 1;
+    const client: Client = {
+      id,
+      model: action.model,
+      workMs: action.workMs,
+      arrivedMs: this.clock.nowMs,
+      outcome: null,
+      refusal: '',
+      passedMs: null,
+    };
+    this.clients.push(client);
+    this.note(() => `++ request ${id} to ${pod.uid}, ${Math.round(action.workMs)} ms of work`);
+    const { door } = pod;
+    door!.arrive(client);
+    if (action.patienceMs !== null) this.clock.after(action.patienceMs, () => door!.leave(id));
+  }
+
+  #toGpu(action: Action & { gpu: number; forMs: number }): void {
+    const gpu = this.gpus[action.gpu]!;
+    const restore = (run: () => void): void => {
+      this.clock.after(action.forMs, run);
+    };
+    if (action.type === 'stranger') {
+      gpu.strangerBytes = Math.min(action.bytes, gpu.strangerBytes + gpu.freeBytes);
+      restore(() => {
+        gpu.strangerBytes = 0;
+      });
+    } else if (action.type === 'resource-gone') {
+      this.#resourceGone.add(action.gpu);
+      this.#changed();
+      restore(() => {
+        this.#resourceGone.delete(action.gpu);
+        this.#changed();
+      });
+    } else {
+      if (action.type === 'gpu-unusable') gpu.usable = false;
+      else {
+        gpu.present = false;
+        for (const engine of [...gpu.held.keys()]) engine.die('CUDA error: device lost');
+      }
+      this.host.sendGpus();
+      restore(() => {
+        gpu.usable = true;
+        gpu.present = true;
+        this.host.sendGpus();
+      });
+    }
+  }
+
+  #toPod(
+    pod: SimPod,
+    action: Exclude<
+      Action,
+      {
+        type:
+          | 'arrive'
+          | 'add'
+          | 'agent-dies'
+          | 'api-away'
+          | 'stall'
+          | 'measurements-slow'
+          | 'resource-gone'
+          | 'gpu-unusable'
+          | 'gpu-vanishes'
+          | 'stranger';
+      }
+    >,
+  ): void {
+    switch (action.type) {
+      case 'fault':
+        pod.faults.push(action.fault);
+        return;
+      case 'engine-dies':
+        pod.engine?.die('Segmentation fault');
+        return;
+      case 'engine-grows':
+        pod.engine?.grow(action.bytes);
+        return;
+      case 'launcher-restarts':
+        pod.launcherRestarts();
+        return;
+      case 'sidecar-restarts':
+        pod.sidecarDies();
+        this.clock.after(action.forMs, () => pod.sidecarStarts());
+        return;
+      case 'link-flaps':
+        pod.detach(false);
+        this.clock.after(action.forMs, () => pod.attach());
+        return;
+      case 'delete':
+        pod.terminate();
+        this.#changed();
+        return;
+      case 'roll':
+        if (pod.everReady && this.pods.filter(({ model }) => model === pod.model).length === 1)
+          this.#addPod(pod.model, action.fails);
+        return;
+      case 'settings':
+        pod.change(settingsOf({ ...pod.asModel(), ...action.change }));
+        this.#changed();
+        return;
+      default:
+        action satisfies never;
+    }
+  }
+
+  /** Faults stop, what was taken away comes back, failing rolls are taken back. */
+  #becomeCalm(): void {
+    this.calm = true;
+    this.note(() => '** calm: no more faults');
+    this.apiUp = true;
+    this.#resourceGone.clear();
+    this.host.measureDelayMs = 0;
+    for (const gpu of this.gpus) {
+      gpu.usable = true;
+      gpu.present = true;
+      gpu.strangerBytes = 0;
+    }
+    for (const pod of this.pods) {
+      pod.faults.length = 0;
+      if (pod.alwaysFails) pod.terminate();
+      if (!pod.door) pod.sidecarStarts();
+      pod.attach();
+      pod.connectLauncher();
+    }
+    if (!this.host.alive) this.host.start();
+    this.host.sendGpus();
+    this.#changed();
+  }
+
+  // -- the end
+
+  /** What is not finished yet; null: all is quiet and the agent's view is the world's. */
+  #unfinished(): string | null {
+    const open = this.clients.find(({ outcome }) => outcome === null);
+    if (open) return `request ${open.id} to ${open.model} never ended`;
+    if (!this.host.state) return 'the agent is not there';
+    for (const pod of this.pods) {
+      const phase = this.host.state.replicas.get(pod.uid)?.phase;
+      const condition = pod.engine?.condition ?? 'none';
+      const agrees =
+        (phase === 'serving' && condition === 'awake') || (phase === 'asleep' && condition === 'asleep');
+      if (!agrees) return `${pod.uid} is ${phase} for the agent and ${condition} in truth`;
+      if (pod.model.popular && condition !== 'awake') return `${pod.uid} is pinned and ${condition}`;
+    }
+    return null;
+  }
+
+  #checkClients(): void {
+    if (this.violation || !this.plan.faultless) return;
+    for (const client of this.clients) {
+      if (client.passedMs === null) continue;
+      const model = this.plan.models.find(({ name }) => name === client.model)!;
+      const waitedMs = client.passedMs - client.arrivedMs;
+      const bound = waitBoundMs(this.plan, model);
+      if (waitedMs > bound)
+        this.refuse(
+          'wait',
+          `request ${client.id} to ${client.model} waited ${Math.round(waitedMs)} ms, bound ${Math.round(bound)} ms`,
+        );
+    }
+  }
+
+  get events(): number {
+    return this.#events;
+  }
+}
