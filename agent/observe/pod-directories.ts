@@ -73,10 +73,11 @@ export function watchPodDirectories(root: string, handler: DirectoryHandler, log
     const path = join(root, podUid);
     const found = lstatSync(path);
     if (!found.isDirectory()) return;
+    // Also of one that is known: it may have been made anew under the same inode number.
+    if ((found.mode & 0o7777) !== directoryMode) chmodSync(path, directoryMode);
     const before = known.get(podUid);
     if (before?.inode === found.ino) return void handler.looked(podUid);
     if (before) handler.gone(podUid);
-    if ((found.mode & 0o7777) !== directoryMode) chmodSync(path, directoryMode);
     known.set(podUid, { inode: found.ino, sinceMs: performance.now() });
     handler.appeared(podUid, path);
   };
