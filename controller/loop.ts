@@ -3,7 +3,7 @@
  * results come back as events.
  */
 
-import type { KubernetesObject } from '#platform/kubernetes/client.ts';
+import { KubernetesError, type KubernetesObject } from '#platform/kubernetes/client.ts';
 import { errorText, type Log } from '#platform/log.ts';
 import type { Effect } from './decide/effects.ts';
 import type { ControllerSettings } from './decide/settings.ts';
@@ -73,7 +73,8 @@ export function createLoop(options: LoopOptions): Loop {
       dispatch({ type: 'done', effect, object });
     } catch (error) {
       onPerformed(effect, 'failed');
-      dispatch({ type: 'failed', effect, message: errorText(error) });
+      const status = error instanceof KubernetesError ? error.status : 0;
+      dispatch({ type: 'failed', effect, message: errorText(error), status });
     }
   }
 

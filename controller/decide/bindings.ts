@@ -2,7 +2,7 @@
 import { apiVersion } from '#api/crd.ts';
 import { paths } from './apipaths.ts';
 import type { ClusterView, GpuBook } from './clusterview.ts';
-import { canonical } from './difference.ts';
+import { isSame } from './difference.ts';
 import type { Effect } from './effects.ts';
 
 const sorted = <T>(bindings: ReadonlyMap<string, T>): T[] =>
@@ -24,8 +24,9 @@ function bindingEffect(book: GpuBook): Effect {
   };
 }
 
+const isBoundAsWanted = ({ bound, wanted }: GpuBook): boolean =>
+  bound.size === wanted.size && [...wanted].every(([key, binding]) => isSame(bound.get(key), binding));
+
 /** Applies the bindings that phases have put into the books. */
 export const bindingEffects = (view: ClusterView): Effect[] =>
-  view.books
-    .filter((book) => canonical(sorted(book.wanted)) !== canonical(sorted(book.bound)))
-    .map(bindingEffect);
+  view.books.filter((book) => !isBoundAsWanted(book)).map(bindingEffect);

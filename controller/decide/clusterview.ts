@@ -1,7 +1,16 @@
 /** The snapshot, indexed once for a plan: who is where, and what each GPU is to carry. */
 import type { GpuBinding, GpuOccupant } from '#api/gpu.ts';
+import type { KubernetesObject } from '#platform/kubernetes/client.ts';
 import { annotations, labels } from '#proto/names.ts';
-import { conditionStatus, createdAtMs, type Gpu, isTerminating, type Model, type Pod } from './kubernetes.ts';
+import {
+  conditionStatus,
+  createdAtMs,
+  type Gpu,
+  isTerminating,
+  keyOf,
+  type Model,
+  type Pod,
+} from './kubernetes.ts';
 import type { ControllerSettings } from './settings.ts';
 import type { Memory, Snapshot } from './snapshot.ts';
 
@@ -37,6 +46,8 @@ export interface ClusterView {
   snapshot: Snapshot;
   settings: ControllerSettings;
   nowMs: number;
+  /** Models in the order in which they are served: the older first, then by name. */
+  models: Model[];
   /** All GPUs, by node, index. */
   books: GpuBook[];
   byUuid: ReadonlyMap<string, GpuBook>;
@@ -51,6 +62,8 @@ export interface ClusterView {
   deadNodes: ReadonlySet<string>;
   /** Where no agent has been heard for as long. */
   silentNodes: ReadonlySet<string>;
+  /** See Memory. */
+  refusals: ReadonlyMap<string, string>;
   /** When the next silence grows too long, ms; null when none is counting. */
   nextSilenceMs: number | null;
 }
@@ -90,9 +103,13 @@ function bookOf(gpu: Gpu): GpuBook {
 const byNodeAndIndex = (left: GpuBook, right: GpuBook) =>
   left.node === right.node ? left.index - right.index : left.node < right.node ? -1 : 1;
 
-/** Newest first; names break the tie. */
-const newestFirst = (left: Pod, right: Pod) =>
-  createdAtMs(right) - createdAtMs(left) || (left.metadata.name < right.metadata.name ? -1 : 1);
+/** Sorts by age and, of one age, by `namespace/name`. */
+function byAge<T extends KubernetesObject>(objects: Iterable<T>): T[] {
+  return [...objects]
+    .map((object) => ({ object, atMs: createdAtMs(object), key: keyOf(object) }))
+    .sort((left, right) => left.atMs - right.atMs || (left.key < right.key ? -1 : 1))
+    .map(({ object }) => object);
+}
 
 /** Adds to the list under a key. */
 function collect<Key, Value>(into: Map<Key, Value[]>, key: Key, value: Value): void {
@@ -104,7 +121,7 @@ function collect<Key, Value>(into: Map<Key, Value[]>, key: Key, value: Value): v
 function indexPods(snapshot: Snapshot) {
   const podsOf = new Map<ReplicaKey, ReplicaPods>();
   const replicasWithPods = new Map<string, number[]>();
-  for (const pod of [...snapshot.pods.values()].sort(newestFirst)) {
+  for (const pod of byAge(snapshot.pods.values()).reverse()) {
     const model = pod.metadata.labels?.[labels.model];
     const replica = Number(pod.metadata.labels?.[labels.replica]);
     if (!model || !Number.isInteger(replica)) continue;
@@ -162,6 +179,7 @@ export function viewOf(
     snapshot,
     settings,
     nowMs,
+    models: byAge(snapshot.models.values()),
     books,
     byUuid,
     byNode,
@@ -170,16 +188,10 @@ export function viewOf(
     occupants,
     deadNodes: nodes.names,
     silentNodes: agents.names,
+    refusals: memory.refusals,
     nextSilenceMs: next.length > 0 ? Math.min(...next) : null,
   };
 }
-
-/** Models in the order in which they are served: the older first, then by name. */
-export const byAge = (left: Model, right: Model): number =>
-  createdAtMs(left) - createdAtMs(right) ||
-  (`${left.metadata.namespace}/${left.metadata.name}` < `${right.metadata.namespace}/${right.metadata.name}`
-    ? -1
-    : 1);
 
 /** A node that its kubelet keeps alive. */
 export const isNodeReady = (view: ClusterView, name: string): boolean =>

@@ -97,9 +97,10 @@ export function stagedCondition(model: Model, fetches: Fetch[]): Told {
 export function availableCondition(model: Model, rollouts: Rollout[], blocked: Failure | null): Told {
   if (model.spec.replicas === 0) return scaledToZero('Available');
   const available = rollouts.filter(({ pods }) => pods.some(({ isAvailable }) => isAvailable));
-  const failures = rollouts.flatMap(({ replica, current }) =>
-    current?.failure ? [{ replica, ...current.failure }] : [],
-  );
+  const failures = rollouts.flatMap(({ replica, current, refusal }) => {
+    const failure = current?.failure ?? refusal;
+    return failure ? [{ replica, ...failure }] : [];
+  });
   const message = joined(failures, rollouts.length);
   if (available.length === 0) {
     if (failures.length > 0) return told('Available', 'False', failures[0]!.reason, message);

@@ -15,6 +15,24 @@ export function canonical(value: unknown): string {
   );
 }
 
+/** Whether two values of JSON are equal; a field that is undefined counts as not there. */
+export function isSame(left: unknown, right: unknown): boolean {
+  if (left === right) return true;
+  if (typeof left !== 'object' || typeof right !== 'object' || left === null || right === null) return false;
+  if (Array.isArray(left) || Array.isArray(right)) {
+    return (
+      Array.isArray(left) &&
+      Array.isArray(right) &&
+      left.length === right.length &&
+      left.every((item, index) => isSame(item, right[index]))
+    );
+  }
+  const [one, other] = [left as Record<string, unknown>, right as Record<string, unknown>];
+  for (const field in one) if (!isSame(one[field], other[field])) return false;
+  for (const field in other) if (one[field] === undefined && other[field] !== undefined) return false;
+  return true;
+}
+
 /** Whether all that `wanted` says is so in `found`; what it does not say (the API server's defaults) may be anything. */
 export function covers(found: unknown, wanted: unknown): boolean {
   if (wanted === undefined) return true;
@@ -27,9 +45,23 @@ export function covers(found: unknown, wanted: unknown): boolean {
       wanted.every((item, index) => covers(found[index], item))
     );
   }
-  return Object.entries(wanted).every(([field, value]) =>
-    covers((found as Record<string, unknown>)[field], value),
-  );
+  for (const field in wanted) {
+    const value = (wanted as Record<string, unknown>)[field];
+    if (!covers((found as Record<string, unknown>)[field], value)) return false;
+  }
+  return true;
+}
+
+const verdicts = new WeakMap<object, { wanted: object; covers: boolean }>();
+
+/** `covers` for two objects of which neither is changed in place: asked again, it remembers. */
+export function coversStill(found: object | undefined, wanted: object): boolean {
+  if (!found) return false;
+  const verdict = verdicts.get(found);
+  if (verdict?.wanted === wanted) return verdict.covers;
+  const fresh = { wanted, covers: covers(found, wanted) };
+  verdicts.set(found, fresh);
+  return fresh.covers;
 }
 
 /** The object with an annotation that changes whenever any of its fields does, removed ones included. */

@@ -2,10 +2,11 @@
  * Weights on a node: one Job for each (node, modelName, revision), shared by all Models that want the same files there.
  * The finished Job is the memory that the files are there; it goes when no Model wants it any more (the files stay).
  */
+import type { ModelSpec } from '#api/model.ts';
 import { labels, shortHash } from '#proto/names.ts';
 import { paths } from './apipaths.ts';
 import type { ClusterView } from './clusterview.ts';
-import type { Effect } from './effects.ts';
+import { type Effect, effectKey } from './effects.ts';
 import {
   conditionStatus,
   createdAtMs,
@@ -17,6 +18,7 @@ import {
   type Pod,
 } from './kubernetes.ts';
 import { fetchJob } from './manifests/fetchjob.ts';
+import { rememberedBy } from './remembered.ts';
 import { ownAnnotations } from './settings.ts';
 
 /** A failed fetch is tried again after this, ms: a token or a network may have been mended since. */
@@ -30,8 +32,9 @@ export type Fetch =
   | { state: 'failed'; reason: string; message: string };
 
 /** Name of the Job that brings a Model's files to a node. */
-export const fetchJobName = (node: string, modelName: string, revision: string): string =>
-  `gt-fetch-${shortHash(`${node}\n${modelName}\n${revision}`)}`;
+export const fetchJobName: (spec: ModelSpec, node: string) => string = rememberedBy(
+  ({ modelName, revision }: ModelSpec, node) => `gt-fetch-${shortHash(`${node}\n${modelName}\n${revision}`)}`,
+);
 
 /** The Jobs that the plan still needs, and the pods by the Job that made them. */
 export interface Fetches {
@@ -60,8 +63,7 @@ interface FetchStep {
 
 /** Where the fetch for a Model on a node stands, and what moves it on. */
 export function fetchStep(view: ClusterView, fetches: Fetches, model: Model, node: string): FetchStep {
-  const { modelName, revision } = model.spec;
-  const name = fetchJobName(node, modelName, revision);
+  const name = fetchJobName(model.spec, node);
   const shared = fetches.wanted.get(name);
   if (shared) return { fetch: shared, effects: [], wakeAtMs: null };
   const step = firstStep(view, fetches, model, { name, node });
@@ -87,8 +89,12 @@ function firstStep(
       object: fetchJob(view.settings, model, { name, node }),
       because: `${modelName} is wanted on ${node}`,
     };
+    const said = job ? undefined : view.refusals.get(effectKey(create));
     return {
-      fetch: { state: 'running', message: `fetching ${what}` },
+      fetch:
+        said === undefined
+          ? { state: 'running', message: `fetching ${what}` }
+          : { state: 'failed', reason: 'JobRefused', message: said },
       effects: job ? [] : [create],
       wakeAtMs: null,
     };
@@ -102,7 +108,7 @@ function jobStep(view: ClusterView, fetches: Fetches, job: Job, what: string): F
   const noted = job.metadata.annotations?.[ownAnnotations.fetchResult];
   const complete =
     conditionStatus(job.status?.conditions, 'Complete') === 'True' || (job.status?.succeeded ?? 0) > 0;
-  const result = parseResult(noted) ?? (complete ? resultOf(pods) : null);
+  const result = notedResult(job, noted ?? '') ?? (complete ? resultOf(pods) : null);
   if (result) {
     const note: Effect = {
       type: 'patch',
@@ -161,6 +167,8 @@ function parseResult(
     bytes: typeof value.bytes === 'number' ? value.bytes : null,
   };
 }
+
+const notedResult = rememberedBy((_job: Job, noted) => parseResult(noted));
 
 const resultOf = (pods: Pod[]) => {
   for (const text of lastWords(pods)) {

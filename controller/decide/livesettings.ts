@@ -4,9 +4,13 @@ import { parseDuration } from '#platform/duration.ts';
 import { parseBytes } from '#platform/quantity.ts';
 import { openEndpoints } from '#proto/endpoints.ts';
 import { formatSettings, settingsVersion } from '#proto/settings.ts';
+import { rememberedBy } from './remembered.ts';
 
 /** @param popular whether the replica is pinned in effect, which may lag behind the spec */
-export function liveSettings(spec: ModelSpec, popular: boolean): string {
+export const liveSettings = (spec: ModelSpec, popular: boolean): string =>
+  textOf(spec, popular ? 'popular' : '');
+
+const textOf = rememberedBy((spec: ModelSpec, popular): string => {
   const { fairness, sleep, frontDoor } = spec;
   return formatSettings({
     v: settingsVersion,
@@ -16,7 +20,7 @@ export function liveSettings(spec: ModelSpec, popular: boolean): string {
       endpoints: spec.endpoints as EndpointName[] | undefined,
     }),
     fairness: {
-      popular,
+      popular: popular !== '',
       minRuntimeMs: parseDuration(fairness.minRuntime),
       maxWaitTimeMs: parseDuration(fairness.maxWaitTime),
       priority: fairness.priority,
@@ -35,4 +39,4 @@ export function liveSettings(spec: ModelSpec, popular: boolean): string {
       corsOrigins: frontDoor.corsOrigins,
     },
   });
-}
+});

@@ -16,7 +16,7 @@ import {
   stagedCondition,
   type Told,
 } from './conditions.ts';
-import { canonical } from './difference.ts';
+import { isSame } from './difference.ts';
 import type { Announcement, Effect } from './effects.ts';
 import type { Fetch } from './fetch.ts';
 import type { Model } from './kubernetes.ts';
@@ -55,6 +55,7 @@ function replicaState(
   const pod = rollout.current ?? rollout.kept ?? rollout.pods[0];
   if (pod) return pod.state;
   if (!fetch) return 'pending';
+  if (rollout.refusal) return 'failed';
   return blockedBy(model, [fetch]) ? 'failed' : 'starting';
 }
 
@@ -216,7 +217,7 @@ function sentenceOf(phase: Phase, status: ModelStatus): string {
 export function statusEffects(view: ClusterView, progress: Progress): Effect[] {
   const { model } = progress;
   const status = statusOf(view, progress);
-  if (canonical(byType(status)) === canonical(byType(model.status ?? {}))) return [];
+  if (isSame(byType(status), byType(model.status ?? {}))) return [];
   const { namespace = '', name, uid } = model.metadata;
   return [
     {

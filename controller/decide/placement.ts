@@ -5,7 +5,8 @@
  */
 import { annotations } from '#proto/names.ts';
 import { bind, estimateOrNull, measuredBytes, reservedBytes } from './capacity.ts';
-import { byAge, type ClusterView, type GpuBook, nodeOf, noPods, replicaKey, uuidsOf } from './clusterview.ts';
+import { type ClusterView, type GpuBook, nodeOf, noPods, replicaKey, uuidsOf } from './clusterview.ts';
+import { canonical } from './difference.ts';
 import { gpuRefusal, hasProduct, matchesSelector, type Need, roomRefusal } from './eligibility.ts';
 import { isTerminating, type Model } from './kubernetes.ts';
 import { type GpuRefusal, type Refusal, refusalOf, refuse } from './refusal.ts';
@@ -17,9 +18,14 @@ export interface Placement {
   target: GpuBook[] | null;
   /** Why there is no place, or why a wish (to be pinned, to leave a sick GPU) is not granted. */
   refusal: Refusal | null;
+  /** Not looked at in this plan: so many others are placed in it that it comes in the next. */
+  isDeferred?: boolean;
   /** Whether it is pinned now: what the spec says, once there is room for that. */
   popular: boolean;
 }
+
+/** New places found in one plan: a plan must end long before the lease on leadership does. */
+export const placementsMax = 32;
 
 interface Ask extends Need {
   model: Model;
@@ -29,7 +35,7 @@ interface Ask extends Need {
 
 /** The places of all Models' replicas, by `namespace/name`; the view's books carry the bindings that follow. */
 export function placeAll(view: ClusterView): Map<string, Placement[]> {
-  const models = [...view.snapshot.models.values()].filter((model) => !isTerminating(model)).sort(byAge);
+  const models = view.models.filter((model) => !isTerminating(model));
   const asks = models.flatMap(asksOf);
   // Everything that is bound counts before anything new is weighed, in whichever order Models were made.
   const kept = new Map(asks.map((ask) => [ask, presentTarget(view, ask)]));
@@ -48,7 +54,7 @@ export function placeAll(view: ClusterView): Map<string, Placement[]> {
     if (renewed) put(ask, renewed);
     else homeless.push(ask);
   }
-  for (const ask of homeless) put(ask, placeAnew(view, ask));
+  placeHomeless(view, homeless, put);
   for (const list of places.values()) list.sort((left, right) => left.replica - right.replica);
   return places;
 }
@@ -163,6 +169,43 @@ function renew(view: ClusterView, ask: Ask, target: GpuBook[]): Placement | null
   for (const book of target) book.wanted.delete(ask.key);
   keepBindingsOfPods(view);
   return null;
+}
+
+/** Finds places in the order of age. What was refused once in this plan is refused to its like: room only shrinks. */
+function placeHomeless(
+  view: ClusterView,
+  homeless: Ask[],
+  put: (ask: Ask, placement: Placement) => void,
+): void {
+  const refused = new Map<string, Placement>();
+  let placed = 0;
+  for (const ask of homeless) {
+    const { spec, popular, gpusWanted, replica, key } = ask;
+    const { product, nodeSelector, tolerations, vramPerGPU, gpuMemoryUtilization } = spec;
+    // One that is bound somewhere has a refusal of its own: its binding there does not stand in its way.
+    const like = view.boundBy.has(key)
+      ? key
+      : canonical([
+          product,
+          nodeSelector,
+          tolerations,
+          vramPerGPU,
+          gpuMemoryUtilization,
+          popular,
+          gpusWanted,
+        ]);
+    const same = refused.get(like);
+    if (same) {
+      put(ask, { ...same, replica });
+    } else if (placed >= placementsMax) {
+      put(ask, { replica, target: null, refusal: null, popular: false, isDeferred: true });
+    } else {
+      const placement = placeAnew(view, ask);
+      if (placement.target) placed += 1;
+      else refused.set(like, placement);
+      put(ask, placement);
+    }
+  }
 }
 
 interface Candidate {

@@ -3,7 +3,7 @@
  * file: deletion, placement, bindings, fetch, pods, Service and route, status.
  */
 import { bindingEffects } from './bindings.ts';
-import { byAge, type ClusterView, viewOf } from './clusterview.ts';
+import { type ClusterView, viewOf } from './clusterview.ts';
 import { addFinalizer, endModel, endPods, hasFinalizer, orphanedPods } from './deletion.ts';
 import type { Effect } from './effects.ts';
 import { type Fetches, fetchesOf, fetchJobName, fetchStep, unwantedFetches } from './fetch.ts';
@@ -40,7 +40,7 @@ export function plan(snapshot: Snapshot, memory: Memory, settings: ControllerSet
     imageRolls: imageRollsOf(view),
     owners: nameOwners(view),
   };
-  const models = [...snapshot.models.values()].sort(byAge).map((model) => planModel(context, model));
+  const models = view.models.map((model) => planModel(context, model));
   const wakes = [view.nextSilenceMs, ...models.map(({ wakeAtMs }) => wakeAtMs)].filter((at) => at !== null);
   return {
     effects: [
@@ -59,6 +59,8 @@ function planModel(context: Context, model: Model): Plan {
   if (isTerminating(model)) return { effects: endModel(view, model), wakeAtMs: null };
   if (!hasFinalizer(model)) return { effects: [addFinalizer(model)], wakeAtMs: null };
   const placements = context.places.get(`${model.metadata.namespace}/${model.metadata.name}`) ?? [];
+  // The bindings of those that were placed bring the next plan.
+  if (placements.some(({ isDeferred }) => isDeferred)) return { effects: [], wakeAtMs: null };
   const files = fetchAll(context, model, placements);
   const pods = rollAll(context, model, placements, files.progress);
   const surplus = endPods(
@@ -90,7 +92,7 @@ function fetchAll({ view, fetches }: Context, model: Model, placements: Placemen
   for (const placement of placements) {
     const { replica, target } = placement;
     const stayNode = nodeOfReplica(view, `${key}/${replica}`, placement);
-    if (stayNode) fetches.kept.add(fetchJobName(stayNode, model.spec.modelName, model.spec.revision));
+    if (stayNode) fetches.kept.add(fetchJobName(model.spec, stayNode));
     if (!target || !isBound(target, `${key}/${replica}`)) continue;
     const node = target[0]!.node;
     const step = steps.get(node) ?? fetchStep(view, fetches, model, node);

@@ -6,12 +6,12 @@
 import { annotations, serviceName } from '#proto/names.ts';
 import { paths } from './apipaths.ts';
 import { type ClusterView, nodeOf, noPods, replicaKey } from './clusterview.ts';
-import type { Effect } from './effects.ts';
+import { type Effect, effectKey } from './effects.ts';
 import { createdAtMs, type Model, type Pod } from './kubernetes.ts';
 import { liveSettings } from './livesettings.ts';
 import { modelPod, type PodIdentity, podIdentity } from './manifests/modelpod.ts';
 import type { Placement } from './placement.ts';
-import { type PodView, podView } from './podstate.ts';
+import { type Failure, type PodView, podView } from './podstate.ts';
 import { ownAnnotations } from './settings.ts';
 
 /** A pod that ended is replaced no sooner than this after it was made, ms: no hot loop on a node that refuses it. */
@@ -26,6 +26,8 @@ export interface Rollout {
   current: PodView | null;
   /** The old pod that serves until the current one does. */
   kept: PodView | null;
+  /** Why the API server takes no such pod; null when it was not asked or has taken it. */
+  refusal: Failure | null;
   /** The current pod is of the wanted spec but of older images. */
   isOutdated: boolean;
 }
@@ -111,6 +113,7 @@ export function rollReplica(
     pods,
     current: null,
     kept: null,
+    refusal: null,
     isOutdated: false,
   };
   const effects = [...ended.effects, ...forceGone(view, terminating)];
@@ -133,7 +136,10 @@ export function rollReplica(
   const occupied = [...terminating, ...ended.pods].some(({ metadata }) => metadata.name === identity.name);
   if (!exact && (!outdated || isTurn) && wanted.hasService && !occupied) {
     if (outdated) given.imageRolls.isTaken = true;
-    effects.push(creation(wanted, identity, pods.length > 0));
+    const create = creation(wanted, identity, pods.length > 0);
+    const said = view.refusals.get(effectKey(create));
+    if (said !== undefined) rollout.refusal = { reason: 'PodRefused', message: said };
+    effects.push(create);
   }
   const others = pods.filter((pod) => pod !== rollout.current);
   const { kept, unneeded } = sortOut(view, others, rollout.current?.isAvailable === true);

@@ -4,17 +4,17 @@
  */
 import { serviceName } from '#proto/names.ts';
 import { paths } from './apipaths.ts';
-import { byAge, type ClusterView } from './clusterview.ts';
-import { covers } from './difference.ts';
+import type { ClusterView } from './clusterview.ts';
+import { coversStill } from './difference.ts';
 import type { Effect } from './effects.ts';
 import { isTerminating, type Model } from './kubernetes.ts';
-import { modelHttpRoute, modelIngress } from './manifests/modelroute.ts';
+import { modelRoute } from './manifests/modelroute.ts';
 import { modelService } from './manifests/modelservice.ts';
 
 /** Who keeps `/<name>`, by name. */
 export function nameOwners(view: ClusterView): Map<string, Model> {
   const owners = new Map<string, Model>();
-  for (const model of [...view.snapshot.models.values()].sort(byAge)) {
+  for (const model of view.models) {
     if (!isTerminating(model) && !owners.has(model.metadata.name)) owners.set(model.metadata.name, model);
   }
   return owners;
@@ -46,7 +46,7 @@ export function routingOf(view: ClusterView, owners: ReadonlyMap<string, Model>,
 
   const service = modelService(model);
   const foundService = view.snapshot.services.get(key);
-  if (!covers(foundService, service)) {
+  if (!coversStill(foundService, service)) {
     effects.push({
       type: 'apply',
       kind: 'services',
@@ -55,13 +55,8 @@ export function routingOf(view: ClusterView, owners: ReadonlyMap<string, Model>,
       because: `Service of ${namespace}/${name}`,
     });
   }
-  const wanted =
-    route.kind === 'ingress'
-      ? modelIngress(model, prefixes, route)
-      : route.kind === 'gateway'
-        ? modelHttpRoute(model, prefixes, route)
-        : null;
-  if (wanted && !covers(view.snapshot.routes.get(key), wanted)) {
+  const wanted = modelRoute(route, model, prefixes);
+  if (wanted && !coversStill(view.snapshot.routes.get(key), wanted)) {
     effects.push({
       type: 'apply',
       kind: 'routes',

@@ -32,6 +32,7 @@ export function remember(memory: Memory, snapshot: Snapshot, nowMs: number): Mem
   const deadNodes = [...gpuNodes].filter((name) => !isReady(name));
   const silentAgents = [...gpuNodes].filter((name) => !isReady(name) || !heard.has(name));
   return {
+    ...memory,
     nodeSilentSince: stillSilent(memory.nodeSilentSince, deadNodes, nowMs),
     agentSilentSince: stillSilent(memory.agentSilentSince, silentAgents, nowMs),
   };

@@ -27,8 +27,10 @@ export const watchedKinds = [
 /** Objects by `namespace/name`. */
 export type Snapshot = { [Kind in WatchedKind]: ReadonlyMap<string, Watched[Kind]> };
 
-/** What this process has seen of time, which no object can say: other clocks are not trusted. */
+/** What this process has seen and no object says. Of time: other clocks are not trusted. */
 export interface Memory {
+  /** Effect's key → what the API server said when it refused it for good (quota, Pod Security, a missing RuntimeClass). */
+  refusals: ReadonlyMap<string, string>;
   /** Node name → ms, when this controller first saw the node not ready (or gone). */
   nodeSilentSince: ReadonlyMap<string, number>;
   /** Node name → ms, when this controller first saw that the node's agent cannot be heard. */

@@ -18,7 +18,8 @@ export type ControllerEvent =
   | { type: 'tick' }
   /** An effect's end; `object` is the API server's answer. */
   | { type: 'done'; effect: Effect; object: KubernetesObject | null }
-  | { type: 'failed'; effect: Effect; message: string };
+  /** `status` of HTTP; 0 when there was no answer. */
+  | { type: 'failed'; effect: Effect; message: string; status: number };
 
 /** Effects under way at once; the rest comes with the next tick. */
 export const inFlightMax = 32;
@@ -28,6 +29,8 @@ export const retryMs = { least: 500, most: 60_000 };
 export const settleMs = 1_000;
 /** An apply that changed nothing (another writer owns what differs) is not repeated before this, ms. */
 export const futileMs = 60_000;
+/** Statuses by which the API server says no, not merely not now. */
+const refusedStatuses = [400, 403, 422];
 /** Objects known to be gone, so that a late answer does not bring one back. */
 const goneMax = 4_096;
 
@@ -46,6 +49,8 @@ export interface State {
   leading: boolean;
   memory: Memory;
   attempts: Map<string, Attempt>;
+  /** What the API server refused, by the effect's key. */
+  refusals: Map<string, string>;
   gone: Set<string>;
 }
 
@@ -62,7 +67,8 @@ export const emptyState = (): State => ({
   },
   synced: new Set(),
   leading: false,
-  memory: { nodeSilentSince: new Map(), agentSilentSince: new Map() },
+  memory: { nodeSilentSince: new Map(), agentSilentSince: new Map(), refusals: new Map() },
+  refusals: new Map(),
   attempts: new Map(),
   gone: new Set(),
 });
@@ -107,6 +113,7 @@ export function step(
       return dirty;
     case 'failed':
       failed(state, event.effect, nowMs);
+      if (refusedStatuses.includes(event.status)) state.refusals.set(effectKey(event.effect), event.message);
       return dirty;
     case 'tick':
       return tick(state, settings, nowMs);
@@ -116,6 +123,7 @@ export function step(
 function succeeded(state: State, effect: Effect, object: KubernetesObject | null, nowMs: number): void {
   const plannedOn = state.attempts.get(effectKey(effect))?.plannedOn ?? null;
   if (object) put(state, effect.kind, object);
+  state.refusals.delete(effectKey(effect));
   const isFutile = plannedOn !== null && object?.metadata.resourceVersion === plannedOn;
   const pauseMs = isFutile ? futileMs : object ? 0 : settleMs;
   state.attempts.set(effectKey(effect), {
@@ -170,7 +178,7 @@ function drop(state: State, kind: WatchedKind, object: KubernetesObject): void {
 function tick(state: State, settings: ControllerSettings, nowMs: number): Step {
   if (!isSynced(state)) return nothing;
   const snapshot = state.caches as unknown as Snapshot;
-  state.memory = remember(state.memory, snapshot, nowMs);
+  state.memory = { ...remember(state.memory, snapshot, nowMs), refusals: state.refusals };
   if (!state.leading) return nothing;
   const planned = plan(snapshot, state.memory, settings, nowMs);
   const effects: Effect[] = [];
@@ -207,4 +215,5 @@ function forget(state: State, wanted: ReadonlySet<string>, nowMs: number): void 
   for (const [key, attempt] of state.attempts) {
     if (!attempt.isRunning && attempt.notBeforeMs <= nowMs && !wanted.has(key)) state.attempts.delete(key);
   }
+  for (const key of state.refusals.keys()) if (!wanted.has(key)) state.refusals.delete(key);
 }

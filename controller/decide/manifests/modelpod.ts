@@ -1,4 +1,5 @@
 /** The pod of one replica: launcher and sidecar beside the engine, on the node and GPUs of its placement. */
+import type { ModelSpec } from '#api/model.ts';
 import { parseDuration } from '#platform/duration.ts';
 import { annotations, labels, paths, podName, ports, serviceName, shortHash } from '#proto/names.ts';
 import { estimateBytes } from '../capacity.ts';
@@ -6,6 +7,7 @@ import type { GpuBook } from '../clusterview.ts';
 import { canonical } from '../difference.ts';
 import { type Model, ownerOf } from '../kubernetes.ts';
 import { liveSettings } from '../livesettings.ts';
+import { rememberedBy } from '../remembered.ts';
 import { type ControllerSettings, components, ownAnnotations, partOf } from '../settings.ts';
 import { onNode, pullSecrets, restrictedContainer, restrictedPod } from './containerrules.ts';
 import { engineCommand, engineEnvironment } from './enginecommand.ts';
@@ -34,36 +36,43 @@ export interface PodIdentity {
   specHash: string;
 }
 
+/** What a Model's spec alone adds to the hash of its pods: all that is not live. */
+const specPart = rememberedBy((spec: ModelSpec) =>
+  canonical({
+    spec: [spec.modelName, spec.revision, spec.modelType, spec.dtype, spec.quantization, spec.loadFormat],
+    memory: [spec.gpuMemoryUtilization, String(spec.vramPerGPU)],
+    parallelism: spec.parallelism,
+    aliases: spec.aliases,
+    extraArgs: spec.extraArgs,
+    pinned: spec.staging.pinned,
+    apiKeysSecret: spec.frontDoor.apiKeysSecret,
+    images: [spec.vllmImage, spec.sidecarImage],
+    tolerations: spec.tolerations,
+    serviceAccountName: spec.serviceAccountName,
+    resources: spec.resources,
+  }),
+);
+
+const hashesOf = rememberedBy((spec: ModelSpec, given) => {
+  const [place, chart] = given.split('\n\n');
+  const specHash = shortHash(`${place}\n${specPart(spec, '')}`);
+  return { specHash, podHash: shortHash(`${specHash}\n${chart}`) };
+});
+
 /** Names a pod by what it would be, without building it. Sizes of GPUs are not in it: a driver may round them anew. */
 export function podIdentity(pod: Omit<ModelPod, 'serviceIp'>): PodIdentity {
+  const { settings, gpus } = pod;
   const { spec } = pod.model;
-  const specHash = shortHash(
-    canonical({
-      uuids: pod.gpus.map(({ uuid }) => uuid),
-      node: pod.gpus[0]!.node,
-      weightsPath: pod.weightsPath,
-      spec: [spec.modelName, spec.revision, spec.modelType, spec.dtype, spec.quantization, spec.loadFormat],
-      memory: [spec.gpuMemoryUtilization, String(spec.vramPerGPU)],
-      parallelism: spec.parallelism,
-      aliases: spec.aliases,
-      extraArgs: spec.extraArgs,
-      pinned: spec.staging.pinned,
-      apiKeysSecret: spec.frontDoor.apiKeysSecret,
-      images: [spec.vllmImage, spec.sidecarImage],
-      tolerations: spec.tolerations,
-      serviceAccountName: spec.serviceAccountName,
-      resources: spec.resources,
-    }),
-  );
-  const { settings } = pod;
-  const chart = {
-    vllmImage: spec.vllmImage || settings.vllmImage,
-    image: [spec.sidecarImage || settings.image, settings.image],
-    runtimeClassName: settings.runtimeClassName,
-    modelsPath: settings.modelsPath,
-  };
-  const podHash = shortHash(`${specHash}\n${canonical(chart)}`);
-  return { name: podName(pod.model.metadata.name, pod.replica, podHash), podHash, specHash };
+  const place = [gpus[0]!.node, ...gpus.map(({ uuid }) => uuid), pod.weightsPath].join('\n');
+  const chart = [
+    spec.vllmImage || settings.vllmImage,
+    spec.sidecarImage || settings.image,
+    settings.image,
+    settings.runtimeClassName,
+    settings.modelsPath,
+  ].join('\n');
+  const hashes = hashesOf(spec, `${place}\n\n${chart}`);
+  return { name: podName(pod.model.metadata.name, pod.replica, hashes.podHash), ...hashes };
 }
 
 /** Of what decides an engine's VRAM; measurements kept on disk are found by it. */

@@ -2,6 +2,7 @@
 import { serviceName } from '#proto/names.ts';
 import { stamped } from '../difference.ts';
 import { type Model, ownerOf } from '../kubernetes.ts';
+import { rememberedBy } from '../remembered.ts';
 import type { RouteSettings } from '../settings.ts';
 import { modelLabels } from './modelservice.ts';
 
@@ -13,12 +14,7 @@ const metadataOf = (model: Model, annotations: Record<string, string>) => ({
   ownerReferences: [ownerOf(model)],
 });
 
-/** @param paths path prefixes, such as `/llama-3-8b`; the front door answers under them, nothing is rewritten */
-export function modelIngress(
-  model: Model,
-  paths: readonly string[],
-  route: Extract<RouteSettings, { kind: 'ingress' }>,
-) {
+function ingress(model: Model, paths: readonly string[], route: Extract<RouteSettings, { kind: 'ingress' }>) {
   const backend = { service: { name: serviceName(model.metadata.name), port: { number: 80 } } };
   return stamped({
     apiVersion: 'networking.k8s.io/v1',
@@ -36,7 +32,7 @@ export function modelIngress(
   });
 }
 
-export function modelHttpRoute(
+function httpRoute(
   model: Model,
   paths: readonly string[],
   route: Extract<RouteSettings, { kind: 'gateway' }>,
@@ -63,3 +59,25 @@ export function modelHttpRoute(
     },
   });
 }
+
+/** Settings live as long as the process; the routes made by them are kept by Model and paths. */
+const routesBy = rememberedBy((route: RouteSettings) =>
+  rememberedBy((model: Model, joined) => {
+    const paths = joined.split(',');
+    switch (route.kind) {
+      case 'ingress':
+        return ingress(model, paths, route);
+      case 'gateway':
+        return httpRoute(model, paths, route);
+      case 'none':
+        return null;
+    }
+  }),
+);
+
+/**
+ * @param paths path prefixes, such as `/llama-3-8b`; the front door answers under them, nothing is rewritten
+ * @returns null when routes are left to somebody else
+ */
+export const modelRoute = (route: RouteSettings, model: Model, paths: readonly string[]) =>
+  routesBy(route, '')(model, paths.join(','));

@@ -2,6 +2,7 @@
 import { labels, ports, serviceName } from '#proto/names.ts';
 import { stamped } from '../difference.ts';
 import { type Model, ownerOf } from '../kubernetes.ts';
+import { rememberedBy } from '../remembered.ts';
 import { partOf } from '../settings.ts';
 
 export const modelLabels = (model: Model) => ({
@@ -10,8 +11,8 @@ export const modelLabels = (model: Model) => ({
   [labels.managedBy]: partOf,
 });
 
-export function modelService(model: Model) {
-  return stamped({
+const build = rememberedBy((model: Model) =>
+  stamped({
     apiVersion: 'v1',
     kind: 'Service',
     metadata: {
@@ -24,5 +25,7 @@ export function modelService(model: Model) {
       selector: { [labels.model]: model.metadata.name },
       ports: [{ name: 'http', port: 80, targetPort: ports.frontDoor, protocol: 'TCP', appProtocol: 'http' }],
     },
-  });
-}
+  }),
+);
+
+export const modelService = (model: Model) => build(model, '');

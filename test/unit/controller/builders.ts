@@ -29,7 +29,11 @@ export const settings: ControllerSettings = {
   silentAfterMs: 10_000,
 };
 
-export const noMemory: Memory = { nodeSilentSince: new Map(), agentSilentSince: new Map() };
+export const noMemory: Memory = {
+  nodeSilentSince: new Map(),
+  agentSilentSince: new Map(),
+  refusals: new Map(),
+};
 
 export function model(
   name: string,

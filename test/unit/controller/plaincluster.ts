@@ -32,6 +32,8 @@ export class PlainCluster {
   readonly log: Effect[] = [];
   nowMs = noonMs;
   memory: Memory = noMemory;
+  /** What the API server refuses for now. */
+  refuse: { create: WatchedKind; message: string } | null = null;
   #serial = 0;
 
   constructor(world: World, settings: Partial<ControllerSettings> = {}) {
@@ -43,8 +45,15 @@ export class PlainCluster {
   settle(): Effect[] {
     const done: Effect[] = [];
     for (let round = 0; round < roundsMax; round += 1) {
-      const effects = this.plan();
-      if (effects.length === 0) return done;
+      const refusals = new Map<string, string>();
+      const planned = this.plan();
+      for (const effect of planned) {
+        if (effect.type === 'create' && effect.kind === this.refuse?.create)
+          refusals.set(effectKey(effect), this.refuse.message);
+      }
+      this.memory = { ...this.memory, refusals };
+      const effects = planned.filter((effect) => !refusals.has(effectKey(effect)));
+      if (effects.length === 0 && this.plan().length === refusals.size) return done;
       for (const effect of effects) this.#take(effect);
       done.push(...effects);
       this.log.push(...effects);
@@ -93,7 +102,7 @@ export class PlainCluster {
         this.objects.models.delete(keyOf(found));
     } else if (effect.kind === 'gpus') {
       found.spec = { ...(found.spec as object), ...(given.spec as object) };
-    } else Object.assign(found, given);
+    } else this.objects[effect.kind].set(keyOf(given), { ...found, ...given });
   }
 
   // What people, kubelets and agents do.

@@ -87,6 +87,23 @@ describe('a pod that does not come up', () => {
     });
   });
 
+  it('because the API server takes no such pod is Failed in the API server’s words, until it does', () => {
+    const cluster = oneModel();
+    cluster.settle();
+    cluster.fetched();
+    cluster.refuse = { create: 'pods', message: 'RuntimeClass "nvidia" not found' };
+    cluster.settle();
+    expect(cluster.phase()).toBe('Failed');
+    expect(cluster.condition('Available')).toMatchObject({
+      status: 'False',
+      reason: 'PodRefused',
+      message: 'RuntimeClass "nvidia" not found',
+    });
+    cluster.refuse = null;
+    cluster.comeUp();
+    expect(cluster.phase()).toBe('Ready');
+  });
+
   it('is replaced by a fixed spec without deleting the Model', () => {
     const { cluster, pod } = created();
     cluster.podStatus(pod, failures[0]![1]);
