@@ -89,6 +89,8 @@ export function startGpuRounds(parts: GpuRoundsParts): GpuRounds {
     try {
       const measurement = { startedAtMs, gpus: await quick() };
       asked(true);
+      // Well again after a fault of the driver: nobody should wait for the next round.
+      if (!measurable) probing.ask();
       measurable = true;
       return measurement;
     } catch (error) {

@@ -84,8 +84,8 @@ const faultVerdicts: Record<string, (reason: string, message: string) => Verdict
 export const ofFault = ({ reason, message }: ProbeFault): Verdict =>
   (faultVerdicts[reason] ?? unknown)(reason, message);
 
-/** Believed at once: nothing works on such a board. */
-const believedAtOnce = new Set(['GpuLost', 'ResetRequired']);
+/** Believed at once: nothing works on such a board, or the driver was asked more than once already. */
+const believedAtOnce = new Set(['GpuLost', 'ResetRequired', 'ProbeTimeout']);
 
 const recoveries: Record<string, Verdict> = {
   Reset: unhealthy(

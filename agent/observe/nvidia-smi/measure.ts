@@ -7,7 +7,7 @@ import { parseList } from './list.ts';
 import { quickTimeoutMs, type RunSmi, type SmiOutput } from './run.ts';
 
 /** For how long only the GPUs that answered are asked after one had spoilt the call for all; then all are tried again, ms. */
-const spoiltMs = 30_000;
+const spoiltMs = 15_000;
 /** GPUs asked one by one at most. */
 const singleQueriesMax = 64;
 

@@ -10,8 +10,8 @@ export const queryTimeoutMs = 10_000;
 export const quickTimeoutMs = 5_000;
 /** How long a killed call may take to die before nobody waits for it any more, ms. */
 const deathMsMax = 500;
-/** Calls that would not die; with so many of them no further one is started until one ends. */
-const undeadMax = 4;
+/** Different calls that would not die; with so many of them none is started until one ends. */
+const undeadMax = 64;
 /** Longest output read of one stream, characters: 16 GPUs in full take about 800 KB. */
 export const outputCharactersMax = 4 * 1024 * 1024;
 
@@ -37,13 +37,15 @@ const without = (outcome: SmiOutput['outcome']): SmiOutput => ({
 /**
  * @param command the program, found on PATH
  * @param killSignal what ends a call at its deadline
- * @returns a function that runs it: at most `undeadMax` calls that outlived their SIGKILL are ever left behind
+ * @returns a function that runs it. A call that outlived its SIGKILL is left behind; while it lives, the same call is not
+ *   made again but counts as timed out at once, so that those who ask for other GPUs go on
  */
 export function createRunSmi(command = 'nvidia-smi', killSignal: 'SIGKILL' | 'SIGTERM' = 'SIGKILL'): RunSmi {
-  let undead = 0;
+  const undead = new Set<string>();
 
   return async (args, timeoutMs) => {
-    if (undead >= undeadMax) return without('timed-out');
+    const call = args.join(' ');
+    if (undead.has(call) || undead.size >= undeadMax) return without('timed-out');
     const child = execa(command, args, {
       timeout: timeoutMs,
       killSignal,
@@ -59,10 +61,8 @@ export function createRunSmi(command = 'nvidia-smi', killSignal: 'SIGKILL' | 'SI
     });
     const given: PromiseWithResolvers<SmiOutput> = Promise.withResolvers();
     const deadline = setTimeout(() => {
-      undead += 1;
-      void ended.finally(() => {
-        undead -= 1;
-      });
+      undead.add(call);
+      void ended.finally(() => undead.delete(call));
       // Lets this process end although the call has not.
       child.nodeChildProcess.unref();
       for (const stream of [child.stdout, child.stderr]) stream?.destroy();

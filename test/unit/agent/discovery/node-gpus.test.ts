@@ -12,7 +12,7 @@ const other = { ...t4, uuid: 'GPU-b', index: 1, busId: '00000000:02:00.0' };
 const seen = (gpus = [t4, other], faults: Probe['faults'] = []): Probe => ({ startedAtMs: 0, gpus, faults });
 const measured = (...uuids: string[]): GpuMeasurement[] =>
   uuids.map((uuid) => ({ uuid, totalBytes: 10, usedBytes: 3, freeBytes: 7, byPod: {}, foreignBytes: 0 }));
-const timeout = { reason: 'ProbeTimeout', message: 'why', busId: null };
+const mismatch = { reason: 'DriverMismatch', message: 'why', busId: null };
 
 describe('the picture of the node’s GPUs', () => {
   it('wants no resource before it knows which there are', () => {
@@ -60,9 +60,9 @@ describe('the picture of the node’s GPUs', () => {
       { uuid: 'GPU-b', index: 1, totalBytes: 15360 * 2 ** 20, usable: true },
     ];
     expect(gpus.facts()).toEqual(facts);
-    expect(gpus.probed(seen([], [timeout])).unsettled).toBe(true);
+    expect(gpus.probed(seen([], [mismatch])).unsettled).toBe(true);
     expect(gpus.facts()).toEqual(facts);
-    gpus.probed(seen([], [timeout]));
+    gpus.probed(seen([], [mismatch]));
     expect(gpus.facts()).toEqual(facts.map((fact) => ({ ...fact, usable: false })));
   });
 
@@ -80,7 +80,7 @@ describe('the picture of the node’s GPUs', () => {
     expect(gpus.desired()![0]!.status.memory!.freeBytes).toBe(7);
     gpus.listed(gpus.desired()!.map((gpu) => gpuManifest(gpu, null)));
     gpus.measured(null);
-    gpus.probed(seen([], [timeout]));
+    gpus.probed(seen([], [mismatch]));
     expect(gpus.desired()![0]!.status).not.toHaveProperty('memory');
   });
 });
