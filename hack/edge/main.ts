@@ -16,6 +16,7 @@ import {
   nginxText,
   type Service,
 } from './configuration.ts';
+import { serveNames } from './names.ts';
 import { startNginx } from './nginx.ts';
 
 /** Changes that come together make one reload, ms. */
@@ -86,6 +87,14 @@ async function main(edgeAddress: string): Promise<void> {
   const ingresses = collect<Ingress>(client, `${networking}/ingresses`, changed);
   const classes = collect<KubernetesObject>(client, `${networking}/ingressclasses`, changed);
   const services = collect<Service>(client, '/api/v1/services', changed);
+  const addressOf = (service: string) => {
+    const address = services()?.find((each) => key(each) === service)?.spec.clusterIP;
+    return address && /^[0-9.]+$/.test(address) ? address : null;
+  };
+  serveNames(edgeAddress, addressOf, (error) => {
+    log.error('cannot answer names', { error: error.message });
+    process.exit(1);
+  });
   let warned = '';
 
   /** One pass at a time: nginx first, then the address in each status that lacks it. */
