@@ -39,6 +39,7 @@ export class Host {
   #resourcesHeard = new Map<string, BindingFact[]>();
   #everHeardResources = false;
   #lastTold = new Map<string, string>();
+  #deletingHeard = new Set<string>();
 
   constructor(world: World) {
     this.#world = world;
@@ -55,6 +56,7 @@ export class Host {
     this.#backlog = [];
     this.stalledUntilMs = 0;
     this.#lastTold.clear();
+    this.#deletingHeard.clear();
     this.#everHeardResources = false;
     this.#resourcesHeard.clear();
     this.state = initialState({ startedAtMs: clock.nowMs });
@@ -173,10 +175,16 @@ export class Host {
   }
 
   #heard(event: PodEvent): void {
+    if (event.type === 'pods') {
+      this.#deletingHeard = new Set(
+        event.pods.filter(({ deleting }) => deleting).map(({ podUid }) => podUid),
+      );
+    }
     if (event.type === 'gpu-resources') {
       this.#everHeardResources = true;
       this.#resourcesHeard = new Map(event.resources.map(({ uuid, bindings }) => [uuid, bindings]));
     }
+    if ('podUid' in event) this.#world.pods.find(({ uid }) => uid === event.podUid)?.heard(event);
     // One that has just attached is told its state, changed or not.
     if (event.type === 'attached') this.#lastTold.delete(event.hello.podUid);
     if (event.type === 'measured') {
@@ -250,7 +258,12 @@ export class Host {
         const { state } = effect;
         this.#checkTold(
           pod,
-          JSON.stringify([state.state, state.reason, state.bootReady, state.retryAfterMs > 0]),
+          JSON.stringify([
+            state.state,
+            state.reason,
+            state.bootReady,
+            Math.round(state.retryAfterMs > 0 ? this.#world.clock.nowMs + state.retryAfterMs : 0),
+          ]),
         );
         if (state.state === 'SERVING' && pod.told?.state !== 'SERVING')
           pod.servingSinceMs ??= this.#world.clock.nowMs;
@@ -330,7 +343,6 @@ export class Host {
     const { engine } = pod;
     const podUid = pod.uid;
     this.#checkSleep(pod);
-    pod.servingSinceMs = null;
     if (!engine) return this.#later({ type: 'slept', podUid, ok: false, message: 'connection refused' });
     const once = this.#once(sleepTimeoutMs, () =>
       this.#later({ type: 'slept', podUid, ok: false, message: 'timeout' }),
@@ -354,6 +366,7 @@ export class Host {
     const podUid = pod.uid;
     const began = this.#world.clock.nowMs;
     this.#checkWake(pod);
+    pod.servingSinceMs = null;
     const answer = (ok: boolean, message: string): void => {
       this.#later({ type: 'woken', podUid, ok, message, tookMs: this.#world.clock.nowMs - began });
     };
@@ -440,7 +453,8 @@ export class Host {
     this.#checkNoBootBeside(pod, 'is granted a boot');
     this.#checkResource(pod, 'is granted a boot');
     pod.knownStrangers = [...this.known];
-    if (pod.deleting && this.#world.heardDeleting(pod))
+    pod.servingSinceMs = null;
+    if (this.#deletingHeard.has(pod.uid))
       this.#world.refuse('grant', `${pod.uid} is granted a boot while it ends`);
     for (const other of this.#beside(pod)) {
       const { condition } = other.engine!;

@@ -65,6 +65,10 @@ export class SimPod {
   #launcherUp = true;
   #grant: string | null = null;
   #grantLife = -1;
+  /** Which connection of the launcher's a line came through: an answer goes there, or nowhere. */
+  #connection = 0;
+  #heardConnection = 0;
+  #lines = new WeakMap<object, number>();
   #starts = 0;
   #askPauseMs = 1_000;
   #ask: Appointment | null = null;
@@ -126,6 +130,7 @@ export class SimPod {
   #post(event: PodEvent, link: 'sidecar' | 'launcher'): void {
     const life = link === 'sidecar' ? this.attachedLife : this.launcherLife;
     if (life !== this.#ground.agentLife()) return;
+    if (link === 'launcher') this.#lines.set(event, this.#connection);
     this.#ground.clock.after(link === 'sidecar' ? 0.3 : 0.4, () => {
       const still = link === 'sidecar' ? this.attachedLife : this.launcherLife;
       if (still === life && life === this.#ground.agentLife()) this.#ground.post(event);
@@ -237,6 +242,7 @@ export class SimPod {
     const life = this.#ground.agentLife();
     if (!this.#launcherUp || this.isOver || this.launcherLife === life || life < 0) return;
     this.launcherLife = life;
+    this.#connection++;
     this.answered = true;
     const wish = {
       podUid: this.uid,
@@ -268,9 +274,16 @@ export class SimPod {
     if (!this.engine) this.#grant = null;
   }
 
+  /** The agent has come to this event. */
+  heard(event: PodEvent): void {
+    this.#heardConnection = this.#lines.get(event) ?? this.#heardConnection;
+  }
+
   granted(life: number, id: string): void {
+    const connection = this.#heardConnection;
     this.#ground.clock.after(0.4, () => {
-      if (this.launcherLife !== life || this.engine || this.#grant || this.#ending || this.isOver) return;
+      if (this.launcherLife !== life || this.#connection !== connection) return;
+      if (this.engine || this.#grant || this.#ending || this.isOver) return;
       this.#grant = id;
       this.#grantLife = life;
       this.#ground.clock.after(this.#random.between(1, 300), () => this.#start());

@@ -91,7 +91,7 @@ const troubles = [
 ] as const;
 type Trouble = (typeof troubles)[number];
 
-const eventsMean = 60;
+const eventsMean = 160;
 
 /** @param popularBytes on each GPU, of the models drawn before: popular ones come first, so that all others fit beside them */
 function modelPlan(

@@ -28,7 +28,6 @@ export class World {
   #podCount = 0;
   #events = 0;
   #listsPending = false;
-  #deletingHeard = new Set<string>();
 
   constructor(plan: Plan, options: { timeline: boolean }) {
     this.plan = plan;
@@ -162,15 +161,8 @@ export class World {
     this.#listsPending = true;
     this.clock.after(this.random.between(10, 200), () => {
       this.#listsPending = false;
-      for (const pod of this.pods)
-        if (pod.deleting && this.host.alive && this.apiUp)
-          this.#deletingHeard.add(`${this.host.life}/${pod.uid}`);
       this.host.sendLists();
     });
-  }
-
-  heardDeleting(pod: SimPod): boolean {
-    return this.#deletingHeard.has(`${this.host.life}/${pod.uid}`);
   }
 
   #addPod(model: ModelPlan, alwaysFails: boolean): SimPod {

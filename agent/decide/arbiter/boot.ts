@@ -7,6 +7,7 @@ import {
   bootBackoffMsFirst,
   bootBackoffMsMax,
   bootMeasureMsMax,
+  bootMsMax,
   failuresToFail,
   healthyMs,
   measureAgainMs,
@@ -14,6 +15,7 @@ import {
 } from './limits.ts';
 import {
   bindingOn,
+  enter,
   type Gpu,
   gpusOf,
   hasEngine,
@@ -131,7 +133,8 @@ export function judgeFailures(step: Step, replica: Replica): void {
   if (replica.failures < failuresToFail) return;
   const retryAtMs = Math.max(replica.notBootBeforeMs, replica.phaseSinceMs) + bootBackoffMsFirst;
   const message = `the engine of ${replica.model} failed ${replica.failures} times, last: ${replica.failureText}`;
-  if (replica.failure?.message === message) return;
+  const held = replica.failure?.reason;
+  if (replica.failure?.message === message || held === 'NeverFits' || held === 'StrangerHoldsMemory') return;
   replica.failure = { reason: 'EngineFailed', message, retryAtMs };
   explain(step, replica, 'EngineFailed', message, 'warn');
 }
@@ -175,6 +178,15 @@ export function onAsked(step: Step, replica: Replica, event: ArbiterEvent & { ty
   replica.restarts = event.restarts;
   replica.askedAtMs = step.now;
   replica.waitTold = null;
+}
+
+/** An engine runs, whatever was believed: a grant thought lost has been used. */
+export function onStarted(step: Step, replica: Replica): void {
+  replica.restarts++;
+  if (hasEngine(replica)) return;
+  enter(step, replica, 'booting', step.now + bootMsMax);
+  replica.readyAtMs = null;
+  memoryMoves(step, replica);
 }
 
 export function onReady(step: Step, replica: Replica): void {

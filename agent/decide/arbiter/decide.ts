@@ -4,7 +4,7 @@
  * The state is owned by the caller's loop and changed in place; `decide` reads nothing else and says nothing. What it
  * answers with must be carried out in order.
  */
-import { onAsked, onExited, onReady } from './boot.ts';
+import { onAsked, onExited, onReady, onStarted } from './boot.ts';
 import { takeDemand } from './demand.ts';
 import { driveEndings, onLauncherEnding, onSidecarEnding } from './ending.ts';
 import { driveFaults, forgiveStall } from './faults.ts';
@@ -27,7 +27,6 @@ function takePodEvent(step: Step, event: Extract<ArbiterEvent, { podUid: string 
   switch (event.type) {
     case 'detached':
       onDetached(step, replica);
-      forgetGone(step);
       return;
     case 'demand':
       step.changed = takeDemand(step, replica, event.demand);
@@ -45,7 +44,7 @@ function takePodEvent(step: Step, event: Extract<ArbiterEvent, { podUid: string 
       onHolding(step, replica, event);
       return;
     case 'started':
-      replica.restarts++;
+      onStarted(step, replica);
       return;
     case 'ready':
       onReady(step, replica);
@@ -60,7 +59,6 @@ function takePodEvent(step: Step, event: Extract<ArbiterEvent, { podUid: string 
       replica.launcher = 'gone';
       replica.launcherGoneAtMs = step.now;
       if (replica.phase === 'asking') replica.phase = 'absent';
-      forgetGone(step);
       return;
     case 'engine-state':
       onEngineState(step, replica, event);
@@ -120,6 +118,7 @@ function take(step: Step, event: ArbiterEvent): void {
 function drive(step: Step): void {
   for (let round = 0; round < roundsMax && step.changed; round++) {
     step.changed = false;
+    forgetGone(step);
     driveFaults(step);
     askAgain(step);
     driveEndings(step);

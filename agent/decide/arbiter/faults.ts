@@ -1,6 +1,6 @@
 /** What did not come in time, and engines that must be ended. Every wait has a bound here and a way on. */
 import { countFailure, finishBoot, judgeFailures } from './boot.ts';
-import { wantsAwake } from './demand.ts';
+import { hasClients, wantsAwake } from './demand.ts';
 import { explain, seconds } from './explain.ts';
 import {
   bootMsMax,
@@ -100,7 +100,15 @@ function gpuLost(step: Step, replica: Replica): void {
     return;
   }
   const waits = replica.phase === 'asking' || (replica.phase === 'asleep' && wantsAwake(step, replica));
-  if (!waits || replica.failure || !isDue(step, out.unusableSinceMs! + gpuPatienceMs)) return;
+  const { failure } = replica;
+  const again =
+    failure?.reason === 'GpuUnusable' && failure.retryAtMs !== null && isDue(step, failure.retryAtMs);
+  if (
+    !waits ||
+    (failure && !(again && hasClients(replica))) ||
+    !isDue(step, out.unusableSinceMs! + gpuPatienceMs)
+  )
+    return;
   const message = `GPU ${out.index} (${out.uuid}) has been out of use for ${seconds(step.now - out.unusableSinceMs!)}`;
   replica.failure = { reason: 'GpuUnusable', message, retryAtMs: step.now + failedRetryMs };
   explain(step, replica, 'GpuUnusable', message, 'warn');

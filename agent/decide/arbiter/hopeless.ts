@@ -1,4 +1,5 @@
 /** Needs that cannot be met as things are: said at once, with figures, instead of a wait without end. */
+import { hasClients } from './demand.ts';
 import { explain, gibibytes, onGpus } from './explain.ts';
 import { attainableBytes, awakeClaimBytes, bootNeedBytes, type Room } from './ledger.ts';
 import { failedRetryMs, strangerMs } from './limits.ts';
@@ -46,7 +47,9 @@ export function isHopeless(step: Step, replica: Replica, rooms: Room[]): boolean
     return false;
   }
   const { reason, message } = never;
-  if (replica.failure?.reason !== reason) {
+  const again =
+    replica.failure?.retryAtMs != null && hasClients(replica) && isDue(step, replica.failure.retryAtMs);
+  if (replica.failure?.reason !== reason || again) {
     const retryAtMs = reason === 'NeverFits' ? null : step.now + failedRetryMs;
     replica.failure = { reason, message, retryAtMs };
     explain(step, replica, reason, message, 'warn');

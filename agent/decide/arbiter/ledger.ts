@@ -38,15 +38,20 @@ export function capacityBytes(gpu: Gpu): number {
   return Math.min(gpu.totalBytes, gpu.freeBytes + gpu.usedBytes);
 }
 
-/** The room the controller reserved here, or what the pod asked for while no binding is known. */
-export function reservedBytes(replica: Replica, gpu: Gpu): number {
-  return bindingOn(gpu, replica)?.reservedBytes ?? replica.vramBytes ?? replica.askedBytes;
+/** The room the controller reserved here, or what the pod asked for while no binding is known; null: nobody has said. */
+function reservedBytes(replica: Replica, gpu: Gpu): number | null {
+  return bindingOn(gpu, replica)?.reservedBytes ?? replica.vramBytes ?? (replica.askedBytes || null);
 }
+
+/** Its need on all its GPUs is known, or was measured. One that has said no more than hello may need anything. */
+export const isNeedKnown = (replica: Replica, gpus: Gpu[]): boolean =>
+  replica.awakeBytes !== null || gpus.every((gpu) => reservedBytes(replica, gpu) !== null);
 
 /** Bytes on this GPU while awake: reserved or measured, whichever is more. */
 export function awakeClaimBytes(replica: Replica, gpu: Gpu): number {
   const measured = replica.bytes[replica.uuids.indexOf(gpu.uuid)] ?? 0;
-  return Math.max(reservedBytes(replica, gpu), replica.awakeBytes ?? 0, measured);
+  const reserved = reservedBytes(replica, gpu) ?? (replica.awakeBytes === null ? capacityBytes(gpu) : 0);
+  return Math.max(reserved, replica.awakeBytes ?? 0, measured);
 }
 
 /** The same with head room over what was measured. */

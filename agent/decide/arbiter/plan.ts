@@ -2,7 +2,15 @@
 import { bootObstacle, isMeasuredFree, startBoot } from './boot.ts';
 import { explain, gibibytes, onGpus, seconds } from './explain.ts';
 import { barelyBytes, isHopeless } from './hopeless.ts';
-import { awakeNeedBytes, bootNeedBytes, claimBytes, givenBackBytes, openBooks, type Room } from './ledger.ts';
+import {
+  awakeNeedBytes,
+  bootNeedBytes,
+  claimBytes,
+  givenBackBytes,
+  isNeedKnown,
+  openBooks,
+  type Room,
+} from './ledger.ts';
 import type { Replica, Step } from './state.ts';
 import { beginDrain, sendWake } from './transitions.ts';
 import { type Candidate, type Choice, chooseVictims } from './victims.ts';
@@ -101,7 +109,7 @@ function drainVictims(step: Step, waiter: Waiter, choice: Choice, rooms: Room[],
   }
 }
 
-/** Where it waits. Null: a GPU of its own is not there, not usable or not measured. */
+/** Where it waits. Null: a GPU of its own is not there, not usable or not measured, or its need is not known yet. */
 function roomsOf(replica: Replica, books: Books): Room[] | null {
   const rooms: Room[] = [];
   for (const uuid of replica.uuids) {
@@ -109,7 +117,11 @@ function roomsOf(replica: Replica, books: Books): Room[] | null {
     if (!room?.gpu.listed || !room.gpu.usable || room.gpu.freeBytes === null) return null;
     rooms.push(room);
   }
-  return rooms.length > 0 ? rooms : null;
+  const known = isNeedKnown(
+    replica,
+    rooms.map((room) => room.gpu),
+  );
+  return rooms.length > 0 && known ? rooms : null;
 }
 
 /**

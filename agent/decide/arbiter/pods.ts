@@ -1,6 +1,7 @@
 /** What the API server and the driver list: pods, GPU resources, GPUs. */
 import { claimBytes } from './ledger.ts';
-import { type ArbiterState, type Gpu, newReplica, type Replica, type Step } from './state.ts';
+import { leaseGraceMs } from './limits.ts';
+import { type ArbiterState, type Gpu, isDue, newReplica, type Replica, type Step } from './state.ts';
 import type { ArbiterEvent, GpuFact, PodFact } from './words.ts';
 
 export function replicaOf(step: Step, podUid: string): Replica {
@@ -54,15 +55,15 @@ export function onPods(step: Step, event: ArbiterEvent & { type: 'pods' }): void
   for (const replica of state.replicas.values()) {
     if (!listed.has(replica.podUid)) replica.listed = false;
   }
-  forgetGone(step);
 }
 
-/** A pod that the API server does not list and that nobody speaks for is gone; what its memory leaves is a stranger's. */
+/** A pod that the API server does not list and that nobody has spoken for of late is gone; what its memory leaves is a stranger's. */
 export function forgetGone(step: Step): void {
   const { state } = step;
   if (!state.podsListed) return;
   for (const replica of state.replicas.values()) {
     if (replica.listed || replica.attached || replica.launcher === 'connected') continue;
+    if (!isDue(step, Math.max(replica.detachedAtMs, replica.launcherGoneAtMs) + leaseGraceMs)) continue;
     unname(state, replica);
     state.replicas.delete(replica.podUid);
     for (const uuid of replica.uuids) {

@@ -97,7 +97,9 @@ export interface Replica {
   leaving: Leaving | null;
   /** The engine was found in this state after a restart of the agent, or changed by itself. */
   found: boolean;
+  /** When its turn began: clients were first told that it serves. */
   becameServingAtMs: number;
+  turnTold: boolean;
   /** When its last sleep was sent: a frozen one waits from then on. */
   stoppedAtMs: number;
   askedAtMs: number;
@@ -261,6 +263,7 @@ export function newReplica(podUid: string, now: number, order: number): Replica 
     leaving: null,
     found: false,
     becameServingAtMs: now,
+    turnTold: false,
     stoppedAtMs: now,
     askedAtMs: now,
     readyAtMs: null,

@@ -2,8 +2,8 @@
 
 import type { ModelState } from '#proto/link.ts';
 import { bootObstacle, type Obstacle } from './boot.ts';
-import { wantsAwake } from './demand.ts';
-import type { Replica, Step } from './state.ts';
+import { hasClients, wantsAwake } from './demand.ts';
+import { isDue, type Replica, type Step } from './state.ts';
 import { wakeCostMs } from './victims.ts';
 
 interface Word {
@@ -23,9 +23,12 @@ const word = (state: ModelState, reason = '', message = '', expectedMs = 0): Wor
   expectedMs,
 });
 
-function failed(replica: Replica): Word | null {
+function failed(step: Step, replica: Replica): Word | null {
   const { failure } = replica;
   if (!failure) return null;
+  // Its clients may try again, and did: they wait for the next boot.
+  if (failure.reason === 'EngineFailed' && hasClients(replica) && isDue(step, failure.retryAtMs ?? 0))
+    return null;
   return { ...word('FAILED', failure.reason, failure.message), retryAtMs: failure.retryAtMs };
 }
 
@@ -35,7 +38,7 @@ function outward(step: Step, replica: Replica): Word | null {
     case 'absent':
     case 'asking':
       return (
-        failed(replica) ??
+        failed(step, replica) ??
         word('PENDING', 'WaitsToBoot', 'its engine waits for room to boot', replica.bootMs ?? 0)
       );
     case 'booting':
@@ -43,8 +46,8 @@ function outward(step: Step, replica: Replica): Word | null {
     case 'serving':
       return word('SERVING');
     case 'asleep':
-      if (!wantsAwake(step, replica)) return failed(replica) ?? word('SLEEPING');
-      return failed(replica) ?? word('PENDING', 'WaitsForRoom', 'it waits for room on its GPUs', 0);
+      if (!wantsAwake(step, replica)) return failed(step, replica) ?? word('SLEEPING');
+      return failed(step, replica) ?? word('PENDING', 'WaitsForRoom', 'it waits for room on its GPUs', 0);
     case 'waking':
       return word('WAKING', '', '', Math.round(wakeCostMs(replica)));
     case 'freeing':
@@ -72,6 +75,10 @@ function tellSidecar(step: Step, replica: Replica): void {
     told.reason === now.reason;
   if (same && !replica.mustTell) return;
   const { state, reason, message, retryAtMs, expectedMs } = now;
+  if (state === 'SERVING' && !replica.turnTold) {
+    replica.turnTold = true;
+    replica.becameServingAtMs = step.now;
+  }
   const { bootReady, podUid } = replica;
   replica.epoch++;
   replica.told = { state, bootReady, reason, message, retryAtMs };

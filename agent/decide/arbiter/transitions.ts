@@ -65,7 +65,9 @@ export function beginServing(step: Step, replica: Replica, fresh: boolean): void
   replica.bootReady = true;
   replica.roomMade = false;
   replica.failure = null;
-  if (fresh) replica.becameServingAtMs = step.now;
+  if (!fresh) return;
+  replica.becameServingAtMs = step.now;
+  replica.turnTold = false;
 }
 
 export function sendGrant(step: Step, replica: Replica, bytes: number): void {
