@@ -1,0 +1,185 @@
+/** The chart: what it installs, what it grants, what it refuses. */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { parse } from 'yaml';
+import { readEnvironment } from '../../../controller/observe/environment.ts';
+import { watchedLists } from '../../../controller/observe/watches.ts';
+import { chart, helm, type Rendered, refusal, render } from './rendered.ts';
+
+const read = (path: string) => readFileSync(join(chart, path), 'utf8');
+
+describe("the chart's values", () => {
+  interface Schema {
+    properties?: Record<string, Schema>;
+  }
+  /** Names of all values that a schema or a values file knows, two levels deep: deeper ones are Kubernetes' own. */
+  const schema = JSON.parse(read('values.schema.json')) as Schema;
+  const values = parse(read('values.yaml')) as Record<string, Record<string, unknown>>;
+
+  it('are all in the schema, and the schema knows no others', () => {
+    const known = Object.entries(schema.properties ?? {}).flatMap(([name, { properties }]) =>
+      Object.keys(properties ?? {}).map((inner) => `${name}.${inner}`),
+    );
+    const given = Object.entries(values).flatMap(([name, inner]) =>
+      Object.keys(inner).map((key) => `${name}.${key}`),
+    );
+    expect(given.sort()).toEqual(known.sort());
+  });
+
+  it('hold the names of the contract', () => {
+    for (const [name, inner] of [
+      ['controller', 'huggingFaceToken'],
+      ['controller', 'replicas'],
+      ['storage', 'modelsPath'],
+      ['storage', 'pinnedMemoryMB'],
+      ['monitoring', 'enabled'],
+      ['vllm', 'image'],
+      ['vllm', 'runtimeClassName'],
+    ] as const)
+      expect(values[name]).toHaveProperty(inner);
+  });
+});
+
+// Without helm (no development cluster was ever built here) there is nothing to render with.
+describe.skipIf(helm === null)('the rendered chart', () => {
+  const of = (objects: Rendered[], kind: string, name: string) =>
+    objects.find((each) => each.kind === kind && each.metadata.name === name)!;
+  const environmentOf = (deployment: Rendered): Record<string, string> =>
+    Object.fromEntries(
+      (deployment.spec.template.spec.containers[0].env as { name: string; value?: string }[]).map(
+        ({ name, value }) => [name, value ?? 'gt'],
+      ),
+    );
+  /** apiGroup/resource → verbs, of a ClusterRole or Role. */
+  const grants = (role: Rendered): Map<string, string[]> =>
+    new Map(
+      (role.rules as { apiGroups: string[]; resources: string[]; verbs: string[] }[]).flatMap(
+        ({ apiGroups, resources, verbs }) =>
+          resources.map((resource): [string, string[]] => [`${apiGroups[0]}/${resource}`, verbs]),
+      ),
+    );
+
+  it('has CRDs that outlive it, two controllers, an agent, and no wish to read Secrets', async () => {
+    const objects = await render();
+    const crds = objects.filter(({ kind }) => kind === 'CustomResourceDefinition');
+    expect(crds.map(({ metadata }) => metadata.annotations?.['helm.sh/resource-policy'])).toEqual([
+      'keep',
+      'keep',
+    ]);
+    expect(of(objects, 'Deployment', 'greenthread-controller').spec.replicas).toBe(2);
+    expect(of(objects, 'PodDisruptionBudget', 'greenthread-controller').spec.minAvailable).toBe(1);
+    expect(objects.filter(({ kind }) => kind === 'PodMonitor' || kind === 'Secret')).toEqual([]);
+    for (const role of objects.filter(({ kind }) => kind.endsWith('Role'))) {
+      const granted = [...grants(role)].flatMap(([resource, verbs]) => [resource, ...verbs]);
+      expect(granted.filter((word) => /secrets|^\*|\/\*/.test(word))).toEqual([]);
+    }
+  });
+
+  const routes: [string, string[]][] = [
+    ['an Ingress', []],
+    ['an HTTPRoute', ['ingress.enabled=false', 'gateway.enabled=true', 'gateway.name=edge']],
+    ['no route', ['ingress.enabled=false']],
+  ];
+  it.each(routes)(
+    'gives the controller settings it can read and the right to watch what it watches: %s',
+    async (_name, set) => {
+      const objects = await render(...set);
+      const { controller } = readEnvironment(
+        environmentOf(of(objects, 'Deployment', 'greenthread-controller')),
+      );
+      const cluster = grants(of(objects, 'ClusterRole', 'greenthread-controller'));
+      const own = grants(
+        objects.find(({ kind, metadata }) => kind === 'Role' && metadata.name === 'greenthread-controller')!,
+      );
+      for (const list of Object.values(watchedLists(controller))) {
+        if (!list) continue;
+        const [, group = ''] = /^\/apis\/([^/]+)\//.exec(list.path) ?? [];
+        const key = `${group}/${list.path.split('/').at(-1)}`;
+        expect([key, cluster.get(key) ?? own.get(key)]).toEqual([
+          key,
+          expect.arrayContaining(['list', 'watch']),
+        ]);
+      }
+    },
+  );
+
+  it('knows each variable that it sets for the controller', async () => {
+    const source = readFileSync(join(chart, '../../controller/observe/environment.ts'), 'utf8');
+    const names = Object.keys(environmentOf(of(await render(), 'Deployment', 'greenthread-controller')));
+    expect(names.filter((name) => !source.includes(name))).toEqual([]);
+  });
+
+  it('keeps a token in a Secret and nowhere else', async () => {
+    const objects = await render('controller.huggingFaceToken=hf_secret');
+    const secret = of(objects, 'Secret', 'greenthread-huggingface');
+    expect(Buffer.from(secret.data.token, 'base64').toString()).toBe('hf_secret');
+    const others = objects.filter((object) => object !== secret);
+    expect(JSON.stringify(others)).not.toContain('hf_secret');
+  });
+
+  it('takes an existing Secret instead', async () => {
+    const objects = await render('controller.huggingFaceSecret=mine', 'controller.huggingFaceToken=hf_x');
+    expect(objects.filter(({ kind }) => kind === 'Secret')).toEqual([]);
+    expect(environmentOf(of(objects, 'Deployment', 'greenthread-controller')).GREENTHREAD_HF_SECRET).toBe(
+      'mine',
+    );
+  });
+
+  it('runs the agent with all GPUs in sight and no more rights on its node than it uses', async () => {
+    const { spec } = of(await render(), 'DaemonSet', 'greenthread-agent').spec.template;
+    expect(spec).toMatchObject({ hostPID: true, runtimeClassName: 'nvidia' });
+    expect(spec.hostNetwork).toBeUndefined();
+    const [container] = spec.containers;
+    expect(container.securityContext).toMatchObject({
+      allowPrivilegeEscalation: false,
+      readOnlyRootFilesystem: true,
+      capabilities: { drop: ['ALL'], add: ['CHOWN', 'DAC_OVERRIDE', 'FOWNER'] },
+    });
+    expect(container.env).toContainEqual({ name: 'NVIDIA_VISIBLE_DEVICES', value: 'all' });
+  });
+
+  it('labels what the controller finds by label', async () => {
+    const objects = await render();
+    const labelsOf = (kind: string, name: string) => of(objects, kind, name).spec.template.metadata.labels;
+    expect(labelsOf('DaemonSet', 'greenthread-agent')).toMatchObject({
+      'app.kubernetes.io/part-of': 'greenthread',
+      'app.kubernetes.io/component': 'agent',
+    });
+    expect(labelsOf('Deployment', 'greenthread-controller')).toMatchObject({
+      'app.kubernetes.io/component': 'controller',
+    });
+  });
+
+  it('ends the controllers and takes finalizers off before anything else goes', async () => {
+    const job = (await render()).find(
+      ({ kind, metadata }) => kind === 'Job' && metadata.name === 'greenthread-uninstall',
+    )!;
+    expect(job.metadata.annotations).toMatchObject({ 'helm.sh/hook': 'pre-delete' });
+    expect(job.spec.template.spec.containers[0].command).toEqual([
+      'node',
+      '/app/controller.js',
+      'strip-finalizers',
+    ]);
+  });
+
+  it('has a PodMonitor for each of its programs when asked', async () => {
+    const monitors = (await render('monitoring.enabled=true')).filter(({ kind }) => kind === 'PodMonitor');
+    expect(monitors.map(({ metadata }) => metadata.name).sort()).toEqual([
+      'greenthread-agent',
+      'greenthread-controller',
+      'greenthread-model',
+    ]);
+  });
+
+  const refused: [string, string, RegExp][] = [
+    ['a misspelt value', 'controller.huggingfaceToken=x', /huggingfaceToken/],
+    ['no replicas', 'controller.replicas=0', /replicas/],
+    ['a relative path', 'storage.modelsPath=models', /modelsPath/],
+    ['a Gateway without a name', 'gateway.enabled=true', /gateway/],
+    ['a wait that is not a duration', 'controller.silentAfter=10', /silentAfter/],
+  ];
+  it.each(refused)('refuses %s by its name', async (_name, set, message) => {
+    expect(await refusal(set)).toMatch(message);
+  });
+});
