@@ -7,6 +7,7 @@ import type { GpuFact } from './decide/arbiter/words.ts';
 import { type GpuObject, productName } from './decide/gpu-resources.ts';
 import { createGpuMetrics } from './metrics/gpus.ts';
 import { createNodeGpus } from './node-gpus.ts';
+import { followKernelLog } from './observe/kernel-log.ts';
 import { type Measurement, type Measuring, startMeasuring } from './observe/measuring.ts';
 import { createMeasure } from './observe/nvidia-smi/measure.ts';
 import { probe } from './observe/nvidia-smi/probe.ts';
@@ -81,6 +82,10 @@ export function startGpuRounds(parts: GpuRoundsParts): GpuRounds {
     log,
   );
 
+  const kernelLog = followKernelLog((message) => {
+    if (gpus.logged(message).changed) probing.ask();
+  }, log);
+
   const quick = createMeasure({ run, isModelPod, ...(owner && { owner }) });
   async function measure(): Promise<Measurement> {
     const startedAtMs = performance.now();
@@ -142,6 +147,7 @@ export function startGpuRounds(parts: GpuRoundsParts): GpuRounds {
       stopped = true;
       clearTimeout(publishTimer);
       probing.stop();
+      kernelLog.stop();
       measuring.stop();
       publisher?.stop();
     },

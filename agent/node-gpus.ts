@@ -6,7 +6,8 @@ import type { GpuOccupant } from '#api/gpu.ts';
 import type { GpuFact } from './decide/arbiter/words.ts';
 import type { GpuMeasurement, Probe } from './decide/facts.ts';
 import { type DesiredGpu, desiredGpus, type GpuObject } from './decide/gpu-resources.ts';
-import { type HealthMemory, judge, notProbed, rememberGpus } from './decide/health.ts';
+import { type HealthMemory, judge, notProbed, rememberGpus, sameBoard } from './decide/health.ts';
+import { countXid, type XidReading } from './decide/xid.ts';
 
 export interface NodeGpus {
   /** A full probe. @returns whether the next should come soon, for `startProbing` */
@@ -21,6 +22,11 @@ export interface NodeGpus {
    * @returns whether one of them is of a GPU that no probe has looked for: then the next should come now
    */
   listed(resources: readonly GpuObject[]): { unsettled: boolean };
+  /**
+   * One message of the kernel log.
+   * @returns whether a board reported a code that it had not before: then a probe should come now
+   */
+  logged(message: string): { changed: boolean };
   /** By UUID, from the arbiter's state. */
   occupied(occupants: Readonly<Record<string, readonly GpuOccupant[]>>): void;
 
@@ -32,7 +38,13 @@ export interface NodeGpus {
   desired(): DesiredGpu[] | null;
   existing(): readonly GpuObject[];
   /** For the metrics: null until there was a probe. */
-  view(): { desired: DesiredGpu[]; probe: Probe; measured: readonly GpuMeasurement[] | null } | null;
+  view(): {
+    desired: DesiredGpu[];
+    probe: Probe;
+    measured: readonly GpuMeasurement[] | null;
+    /** Of boards whose GPU is known. */
+    xids: { uuid: string; xid: number; count: number }[];
+  } | null;
 }
 
 export function createNodeGpus(nodeName: string): NodeGpus {
@@ -40,6 +52,7 @@ export function createNodeGpus(nodeName: string): NodeGpus {
   let health: HealthMemory = {};
   let measured: readonly GpuMeasurement[] | null = null;
   let resources: readonly GpuObject[] | null = null;
+  let xids: readonly XidReading[] = [];
   /** UUIDs of the last measurement that brought any. */
   let answered: string | null = null;
   let occupants: Readonly<Record<string, readonly GpuOccupant[]>> = {};
@@ -49,8 +62,16 @@ export function createNodeGpus(nodeName: string): NodeGpus {
   const wanted = (seen: Probe): DesiredGpu[] =>
     desiredGpus({ nodeName, probe: seen, health, measured, occupants, existing: resources ?? [] });
 
+  const xidsByUuid = () =>
+    Object.entries(health).flatMap(([uuid, board]) =>
+      xids
+        .filter(({ busId }) => sameBoard(`${busId}.0`, board.busId))
+        .map(({ xid, count }) => ({ uuid, xid, count })),
+    );
+
   return {
-    probed(seen) {
+    probed(reading) {
+      const seen: Probe = { ...reading, xids };
       probe = seen;
       for (const { uuid, index, name, totalBytes } of seen.gpus) {
         names.set(uuid, { uuid, index, name, totalBytes: totalBytes ?? names.get(uuid)?.totalBytes ?? null });
@@ -84,6 +105,11 @@ export function createNodeGpus(nodeName: string): NodeGpus {
       );
       return { unsettled: Object.values(health).some(({ verdict }) => verdict === notProbed) };
     },
+    logged(message) {
+      const before = xids;
+      xids = countXid(xids, message);
+      return { changed: xids.length > before.length };
+    },
     occupied(all) {
       occupants = all;
     },
@@ -97,6 +123,6 @@ export function createNodeGpus(nodeName: string): NodeGpus {
     },
     desired: () => (probe && resources ? wanted(probe) : null),
     existing: () => resources ?? [],
-    view: () => (probe ? { desired: wanted(probe), probe, measured } : null),
+    view: () => (probe ? { desired: wanted(probe), probe, measured, xids: xidsByUuid() } : null),
   };
 }

@@ -1,6 +1,7 @@
 /**
  * Facts about the node's GPUs as plain data: what observe/ read, before anybody judged it. Unknown is null, never 0.
  */
+import type { XidReading } from './xid.ts';
 
 /** One GPU as one probe of the driver saw it. */
 export interface GpuReading {
@@ -68,6 +69,8 @@ export interface Probe {
   startedAtMs: number;
   gpus: GpuReading[];
   faults: ProbeFault[];
+  /** What the boards reported in the kernel log since the machine started; absent where it cannot be read. */
+  xids?: readonly XidReading[];
 }
 
 /** Memory of one GPU, quickly measured, with the processes' bytes summed by pod. */

@@ -7,6 +7,7 @@
  */
 import type { HealthState } from '#api/gpu.ts';
 import type { GpuReading, Probe, ProbeFault } from './facts.ts';
+import { weighXids, type XidReading } from './xid.ts';
 
 export interface Verdict {
   health: HealthState;
@@ -85,7 +86,7 @@ export const ofFault = ({ reason, message }: ProbeFault): Verdict =>
   (faultVerdicts[reason] ?? unknown)(reason, message);
 
 /** Believed at once: nothing works on such a board, or the driver was asked more than once already. */
-const believedAtOnce = new Set(['GpuLost', 'ResetRequired', 'ProbeTimeout']);
+const believedAtOnce = new Set(['GpuLost', 'ResetRequired', 'ProbeTimeout', 'FatalXid']);
 
 const recoveries: Record<string, Verdict> = {
   Reset: unhealthy(
@@ -164,12 +165,34 @@ const slowsDown = (gpu: GpuReading): boolean =>
   gpu.thermalSlowdown === true ||
   (gpu.temperatureMarginCelsius !== null && gpu.temperatureMarginCelsius <= temperatureMarginMin);
 
+/**
+ * What XIDs say of a board. Drivers that give a recovery action have weighed them already, and take it back after a reset;
+ * with older ones a fatal XID stands until the machine starts anew.
+ */
+function xidVerdicts(gpu: GpuReading, xids: readonly XidReading[]): Verdict[] {
+  if (gpu.recoveryAction !== null) return [];
+  const { fatal, limping } = weighXids(xids.filter(({ busId }) => sameBoard(`${busId}.0`, gpu.busId)));
+  if (fatal.length > 0) {
+    return [
+      unhealthy('FatalXid', `XID ${fatal.join(', ')} since the node started: see dmesg, reboot the node`),
+    ];
+  }
+  if (limping.length === 0) return [];
+  return [degraded('Xid', `XID ${limping.join(', ')} since the node started: see dmesg, reset the GPU`)];
+}
+
 /** What one reading and the faults about that board say, without debounce. */
-function readingVerdict(gpu: GpuReading, slowdowns: boolean[], faults: ProbeFault[]): Verdict {
+function readingVerdict(
+  gpu: GpuReading,
+  slowdowns: boolean[],
+  faults: ProbeFault[],
+  xids: readonly XidReading[],
+): Verdict {
   const recovery = gpu.recoveryAction === null ? undefined : recoveries[gpu.recoveryAction];
   const verdicts = [
     ...faults.map(ofFault),
     ...(recovery ? [recovery] : []),
+    ...xidVerdicts(gpu, xids),
     ...signs.filter(([seen]) => seen(gpu)).map(([, verdict]) => verdict),
   ];
   if (slowdowns.filter(Boolean).length >= slowdownsMin) {
@@ -261,7 +284,9 @@ export function judge(memory: HealthMemory, probe: Probe): { memory: HealthMemor
     const busId = gpu?.busId ?? before?.busId ?? null;
     const slowdowns = [...(before?.slowdowns ?? []), ...(gpu ? [slowsDown(gpu)] : [])].slice(-slowdownWindow);
     const about = probe.faults.filter((fault) => fault.uuid === uuid || sameBoard(fault.busId, busId));
-    const seen = gpu ? readingVerdict(gpu, slowdowns, about) : absenceVerdict(before!, uuid, probe, memory);
+    const seen = gpu
+      ? readingVerdict(gpu, slowdowns, about, probe.xids ?? [])
+      : absenceVerdict(before!, uuid, probe, memory);
     // One listing without a GPU is not enough to call it gone, not even after a restart.
     const first = before === undefined || (before.verdict.reason === unread && seen?.reason !== 'Missing');
     const believed =

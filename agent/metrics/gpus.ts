@@ -2,7 +2,7 @@
  * The GPUs as Prometheus sees them. Labels: `uuid` alone, everything else by a join on `gthread_agent_gpu_info`; no pids. What
  * is unknown has no series, never a 0.
  */
-import { Gauge, Histogram, type Registry } from 'prom-client';
+import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
 import type { HealthState } from '#api/gpu.ts';
 import type { GpuMeasurement, GpuReading, Probe } from '../decide/facts.ts';
 import type { DesiredGpu } from '../decide/gpu-resources.ts';
@@ -21,6 +21,8 @@ export interface GpuMetricsView {
   probe: Probe;
   /** The last quick measurement; null when it failed. */
   measured: readonly GpuMeasurement[] | null;
+  /** Codes in the kernel log since the machine started. */
+  xids: readonly { uuid: string; xid: number; count: number }[];
   /** Whose a pod is; null for one that is not known any more. */
   model(podUid: string): { namespace: string; model: string } | null;
 }
@@ -88,7 +90,13 @@ export function createGpuMetrics(registry: Registry): GpuMetrics {
     'When nvidia-smi last told all that was asked, by query: full or quick.',
     ['query'],
   );
-  const shown = [info, health, processes, ...Object.values(byUuid)];
+  const xidErrors = new Counter({
+    name: 'gthread_agent_gpu_xid_errors_total',
+    help: 'XIDs that the GPU reported in the kernel log since the node started, as far as that reaches back.',
+    labelNames: ['uuid', 'xid'],
+    registers: [registry],
+  });
+  const shown = [xidErrors, info, health, processes, ...Object.values(byUuid)];
 
   function showProcesses(gpu: GpuMeasurement, model: GpuMetricsView['model']): void {
     let foreignBytes = gpu.foreignBytes;
@@ -118,7 +126,7 @@ export function createGpuMetrics(registry: Registry): GpuMetrics {
   }
 
   return {
-    show({ desired, probe, measured, model }) {
+    show({ desired, probe, measured, xids, model }) {
       for (const metric of shown) metric.reset();
       for (const gpu of desired) {
         const same = ({ uuid }: { uuid: string }) => uuid === gpu.spec.uuid;
@@ -126,6 +134,7 @@ export function createGpuMetrics(registry: Registry): GpuMetrics {
         showGpu(gpu, probe.gpus.find(same), quick);
         if (quick) showProcesses(quick, model);
       }
+      for (const { uuid, xid, count } of xids) xidErrors.inc({ uuid, xid }, count);
     },
     asked(query, { durationMs, good, unixMs }) {
       duration.observe({ query }, durationMs / 1_000);

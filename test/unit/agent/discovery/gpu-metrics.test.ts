@@ -43,7 +43,7 @@ describe('the metrics of GPUs', () => {
   it('are exactly these: nothing unknown, no pids, one health of four', async () => {
     const registry = new Registry();
     const metrics = createGpuMetrics(registry);
-    metrics.show({ desired, probe, measured, model });
+    metrics.show({ desired, probe, measured, model, xids: [{ uuid: 'GPU-t4', xid: 31, count: 2 }] });
     metrics.asked('full', { durationMs: 400, good: false, unixMs: 1_000 });
     metrics.asked('quick', { durationMs: 50, good: true, unixMs: 1_700_000_000_000 });
     expect(await series(registry)).toMatchInlineSnapshot(`
@@ -71,6 +71,7 @@ describe('the metrics of GPUs', () => {
         "gthread_agent_gpu_probe_duration_seconds_sum{query="quick"} 0.05",
         "gthread_agent_gpu_probe_duration_seconds_count{query="quick"} 1",
         "gthread_agent_gpu_probe_last_success_timestamp_seconds{query="quick"} 1700000000",
+        "gthread_agent_gpu_xid_errors_total{uuid="GPU-t4",xid="31"} 2",
       ]
     `);
   });
@@ -78,8 +79,8 @@ describe('the metrics of GPUs', () => {
   it('forget what is not known any more', async () => {
     const registry = new Registry();
     const metrics = createGpuMetrics(registry);
-    metrics.show({ desired, probe, measured, model });
-    metrics.show({ desired: [], probe: { ...probe, gpus: [] }, measured: null, model });
+    metrics.show({ desired, probe, measured, model, xids: [{ uuid: 'GPU-t4', xid: 31, count: 2 }] });
+    metrics.show({ desired: [], probe: { ...probe, gpus: [] }, measured: null, model, xids: [] });
     expect(await series(registry)).toEqual([]);
   });
 });

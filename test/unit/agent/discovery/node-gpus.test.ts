@@ -66,6 +66,22 @@ describe('the picture of the node’s GPUs', () => {
     expect(gpus.facts()).toEqual(facts.map((fact) => ({ ...fact, usable: false })));
   });
 
+  it('tells XIDs by GPU, and asks for a probe when a board reports a new one', () => {
+    const gpus = createNodeGpus('n1');
+    gpus.probed(seen());
+    const line = 'NVRM: Xid (PCI:0000:02:00): 48, pid=7, name=python3, DBE';
+    expect([line, 'usb 1-1: new device', line].map((text) => gpus.logged(text).changed)).toEqual([
+      true,
+      false,
+      false,
+    ]);
+    expect(gpus.view()!.xids).toEqual([{ uuid: 'GPU-b', xid: 48, count: 2 }]);
+    gpus.listed([]);
+    // The T4's driver gives no advice of its own.
+    gpus.probed(seen());
+    expect(gpus.desired()!.map(({ status }) => status.healthReason)).toEqual([undefined, 'FatalXid']);
+  });
+
   it('leaves out a GPU whose memory was never read', () => {
     const gpus = createNodeGpus('n1');
     gpus.probed(seen([t4, identityOnly({ uuid: 'GPU-x', index: 1, name: '', busId: null })]));
