@@ -14,6 +14,24 @@ export const nodeGpus = (node: string) => ({
   selectors: { fieldSelector: `spec.nodeName=${node}` },
 });
 
+/** A log that says the same warning of an API server that stays away once, until something was heard again. */
+function once(log: Log): { log: Log; heard(): void } {
+  let last = '';
+  return {
+    heard() {
+      last = '';
+    },
+    log: {
+      ...log,
+      warn(message, fields) {
+        const text = `${message} ${fields?.error}`;
+        if (text !== last) log.warn(message, fields);
+        last = text;
+      },
+    },
+  };
+}
+
 /**
  * @param tell all there are, first when the API server has listed them; while it is away nothing is told
  */
@@ -25,6 +43,7 @@ export function watchNodeObjects<T extends KubernetesObject>(
 ): Watch {
   const objects = new Map<string, T>();
   let planned = false;
+  const quiet = once(log);
   const key = ({ metadata }: KubernetesObject): string => metadata.uid ?? metadata.name;
 
   const changed = (): void => {
@@ -41,6 +60,7 @@ export function watchNodeObjects<T extends KubernetesObject>(
     what.path,
     what.selectors,
     (event) => {
+      quiet.heard();
       if (event.type === 'synced') {
         objects.clear();
         for (const object of event.items) objects.set(key(object), object);
@@ -48,6 +68,6 @@ export function watchNodeObjects<T extends KubernetesObject>(
       else objects.delete(key(event.object));
       changed();
     },
-    log,
+    quiet.log,
   );
 }
