@@ -3,8 +3,8 @@ import { createHash } from 'node:crypto';
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { cp, mkdir, realpath } from 'node:fs/promises';
 import { join, relative } from 'node:path';
-import { build } from 'esbuild';
 import { execa } from 'execa';
+import { programFiles } from '../../images/programs.ts';
 import { type Blob, type Image, makeImage, makeLayer, removeStale, writeInto } from './archive.ts';
 import { addSystem, copyInto, librariesOf } from './systemFiles.ts';
 
@@ -15,7 +15,6 @@ export const imageNames = {
 
 /** Raise it when the recipe of a base layer changes. */
 const recipe = 3;
-const programs = ['agent', 'controller', 'sidecar', 'converter'];
 const searchPath = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
 export interface ImageSources {
@@ -45,62 +44,18 @@ async function nodeBase({ store, say }: ImageSources): Promise<Blob> {
   });
 }
 
-/** Each program bundled to one file, and the files that programs read at run time beside it. */
-async function programFiles({ repository, say }: ImageSources): Promise<Map<string, string | Uint8Array>> {
-  const files = new Map<string, string | Uint8Array>();
-  const present = programs.filter((name) => existsSync(join(repository, name, 'main.ts')));
-  for (const missing of programs.filter((name) => !present.includes(name)))
-    say(`image: ${missing}/main.ts is not there, left out`);
-  const bundles = await Promise.all(
-    present.map((name) =>
-      build({
-        entryPoints: [join(repository, name, 'main.ts')],
-        outfile: `/app/${name}.js`,
-        absWorkingDir: repository,
-        bundle: true,
-        write: false,
-        platform: 'node',
-        target: 'node24',
-        format: 'esm',
-        // Packages written for require() find it; names that no module uses.
-        banner: {
-          js: "import { createRequire as gtCreateRequire } from 'node:module'; const require = gtCreateRequire(import.meta.url);",
-        },
-        logLevel: 'silent',
-      }).catch((error: unknown) => {
-        throw new Error(
-          `image: ${name}/main.ts does not bundle: ${error instanceof Error ? error.message : String(error)}`,
-        );
-      }),
-    ),
-  );
-  for (const [at, bundle] of bundles.entries())
-    files.set(`/app/${present[at]}.js`, bundle.outputFiles[0]!.contents);
-  files.set('/app/package.json', '{"type":"module"}\n');
-  const beside = { 'proto/link.proto': '/app/link.proto', 'vllm/launcher.py': '/app/launcher.py' };
-  for (const [source, path] of Object.entries(beside)) {
-    if (existsSync(join(repository, source))) files.set(path, readFileSync(join(repository, source)));
-    else say(`image: ${source} is not there, left out`);
-  }
-  return files;
-}
-
 async function programsImage(sources: ImageSources): Promise<Image> {
-  const [base, files] = await Promise.all([nodeBase(sources), programFiles(sources)]);
+  const [base, files] = await Promise.all([nodeBase(sources), programFiles()]);
   const hash = createHash('sha256');
-  for (const [path, content] of files) hash.update(`\0${path}\0`).update(content);
+  for (const [name, content] of files) hash.update(`\0${name}\0`).update(content);
   const layer = await makeLayer(
     sources.store,
     `programs-${hash.digest('hex').slice(0, 16)}`,
     async (root) => {
-      for (const [path, content] of files) await writeInto(root, path, content);
+      for (const [name, content] of files) await writeInto(root, join('/app', name), content);
     },
   );
-  const env = {
-    PATH: searchPath,
-    NODE_ENV: 'production',
-    SSL_CERT_FILE: '/etc/ssl/certs/ca-certificates.crt',
-  };
+  const env = { PATH: searchPath, NODE_ENV: 'production' };
   return makeImage(
     sources.store,
     { name: imageNames.programs, env, workingDir: '/app', user: '65532:65532' },
