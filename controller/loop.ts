@@ -11,6 +11,8 @@ import { type ControllerEvent, emptyState, isSynced, type State, step } from './
 
 /** Changes that come together are planned together; ms. */
 const coalesceMs = 50;
+/** Of the process' time at most a fifth goes into planning: after a long plan the next one waits this many times as long. */
+const restAfterPlan = 4;
 /** A timer asked for is set no further ahead than this, ms: setTimeout has a limit of its own. */
 const timerMsMax = 3_600_000;
 
@@ -36,15 +38,19 @@ export function createLoop(options: LoopOptions): Loop {
   const state: State = emptyState();
   let soon: NodeJS.Timeout | null = null;
   let later: NodeJS.Timeout | null = null;
+  let planMs = 0;
   let stopped = false;
 
   function dispatch(event: ControllerEvent): void {
     if (stopped) return;
     const began = performance.now();
     const { effects, isDirty, wakeAtMs } = step(state, event, settings, Date.now());
-    if (event.type === 'tick') onPlanned((performance.now() - began) / 1000, effects.length);
+    if (event.type === 'tick') {
+      planMs = performance.now() - began;
+      onPlanned(planMs / 1000, effects.length);
+    }
     for (const effect of effects) void carryOut(effect);
-    if (isDirty && !soon) soon = setTimeout(tick, coalesceMs);
+    if (isDirty && !soon) soon = setTimeout(tick, Math.max(coalesceMs, planMs * restAfterPlan));
     if (event.type === 'tick') wakeAt(wakeAtMs);
   }
 

@@ -64,6 +64,8 @@ export interface ClusterView {
   silentNodes: ReadonlySet<string>;
   /** See Memory. */
   refusals: ReadonlyMap<string, string>;
+  /** See Memory. */
+  engineFailures: ReadonlyMap<string, string>;
   /** When the next silence grows too long, ms; null when none is counting. */
   nextSilenceMs: number | null;
 }
@@ -189,6 +191,7 @@ export function viewOf(
     deadNodes: nodes.names,
     silentNodes: agents.names,
     refusals: memory.refusals,
+    engineFailures: memory.engineFailures,
     nextSilenceMs: next.length > 0 ? Math.min(...next) : null,
   };
 }

@@ -36,6 +36,9 @@ export const tolerates = (tolerations: readonly Toleration[], taint: Taint): boo
       (effect === undefined || effect === taint.effect),
   );
 
+/** Bindings that a GPU resource takes (api/gpu.ts). */
+export const bindingsMax = 256;
+
 /** What a replica asks of a GPU. */
 export interface Need {
   key: ReplicaKey;
@@ -83,5 +86,6 @@ export function gpuRefusal(view: ClusterView, book: GpuBook, need: Need): GpuRef
   if (book.health !== 'Healthy' && book.health !== 'Degraded')
     return refuse.health(book.health, book.healthReason);
   if (view.silentNodes.has(book.node)) return refuse.agent();
+  if (book.wanted.size >= bindingsMax && !book.wanted.has(need.key)) return refuse.full(book.wanted.size);
   return roomRefusal(book, need);
 }

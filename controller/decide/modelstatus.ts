@@ -118,6 +118,11 @@ function conversionOf(fetches: Fetch[]): ModelStatus['conversion'] {
   return { state: 'Fetched', ...(bytes !== null && { bytes, totalBytes: bytes }) };
 }
 
+/** Longest text of status.gpus that the API takes (api/model.ts), characters; assignments tell the rest. */
+export const gpusCharactersMax = 4096;
+const shortened = (text: string): string =>
+  text.length <= gpusCharactersMax ? text : `${text.slice(0, gpusCharactersMax - 1)}…`;
+
 /** The status as it is to be. */
 export function statusOf(view: ClusterView, progress: Progress): ModelStatus {
   const { model, placements, rollouts, routing } = progress;
@@ -156,7 +161,7 @@ export function statusOf(view: ClusterView, progress: Progress): ModelStatus {
     selector: `${labels.model}=${model.metadata.name}`,
     ...(assignments.length > 0 && {
       node: [...new Set(assignments.map(({ node }) => node))].join(','),
-      gpus: assignments.map(({ gpus }) => gpus).join(','),
+      gpus: shortened(assignments.map(({ gpus }) => gpus).join(',')),
       assignments,
     }),
     ...(awakeBytes !== null && { vramPerGPU: awakeBytes, vram: formatGiB(awakeBytes) }),

@@ -65,13 +65,13 @@ function containerFailure(status: ContainerStatus): Failure | null {
   return null;
 }
 
-function failureOf(pod: Pod, occupants: readonly GpuOccupant[]): Failure | null {
+function failureOf(view: ClusterView, pod: Pod): Failure | null {
   const { status } = pod;
   if (status?.phase === 'Failed') {
     return { reason: status.reason ?? 'PodFailed', message: status.message ?? 'the pod failed' };
   }
-  const failed = occupants.find(({ state }) => state === 'failed');
-  if (failed) return { reason: 'EngineFailed', message: failed.message ?? 'the engine failed to start' };
+  const failed = view.engineFailures.get(pod.metadata.uid ?? '');
+  if (failed !== undefined) return { reason: 'EngineFailed', message: failed };
   for (const container of [...(status?.initContainerStatuses ?? []), ...(status?.containerStatuses ?? [])]) {
     const failure = containerFailure(container);
     if (failure) return failure;
@@ -101,7 +101,7 @@ export function podView(view: ClusterView, pod: Pod): PodView {
   const occupants = (view.occupants.get(pod.metadata.uid ?? '') ?? []).map(({ occupant }) => occupant);
   const isReady = conditionStatus(pod.status?.conditions, 'Ready') === 'True';
   const booted = occupants.length > 0 && occupants.every(isBooted);
-  const failure = failureOf(pod, occupants);
+  const failure = failureOf(view, pod);
   const isAvailable = isReady && booted && failure === null;
   const base = {
     pod,

@@ -11,6 +11,7 @@ export const refusalKinds = [
   'agent',
   'size',
   'vram',
+  'full',
   'count',
 ] as const;
 export type RefusalKind = (typeof refusalKinds)[number];
@@ -36,6 +37,7 @@ const reasons: Record<RefusalKind, string> = {
   agent: 'NoReachableAgent',
   size: 'InsufficientVRAM',
   vram: 'InsufficientVRAM',
+  full: 'TooManyModels',
   count: 'NotEnoughGPUs',
 };
 
@@ -68,6 +70,10 @@ export const refuse = {
   vramToPin: (left: number, need: number): GpuRefusal => ({
     kind: 'vram',
     text: `have ${formatGiB(Math.max(0, left))} left to pin beside the largest other model, needs ${formatGiB(need)}`,
+  }),
+  full: (bindings: number): GpuRefusal => ({
+    kind: 'full',
+    text: `have ${bindings} replicas bound already`,
   }),
   count: (fitting: number, wanted: number): GpuRefusal => ({
     kind: 'count',

@@ -14,6 +14,19 @@ function stillSilent(before: ReadonlyMap<string, number>, silent: Iterable<strin
   return new Map([...silent].map((name) => [name, before.get(name) ?? nowMs]));
 }
 
+/** Engines that failed and have not been up since; a Model must not seem to recover with each attempt. */
+function stillFailed(before: ReadonlyMap<string, string>, snapshot: Snapshot): Map<string, string> {
+  const failed = new Map<string, string>();
+  for (const gpu of snapshot.gpus.values()) {
+    for (const { podUid, state, message } of gpu.status?.occupants ?? []) {
+      if (state === 'failed') failed.set(podUid, message ?? 'the engine failed to start');
+      else if ((state === 'waiting' || state === 'booting') && before.has(podUid))
+        failed.set(podUid, before.get(podUid)!);
+    }
+  }
+  return failed;
+}
+
 /** The memory after a look at the snapshot. */
 export function remember(memory: Memory, snapshot: Snapshot, nowMs: number): Memory {
   const gpuNodes = new Set([...snapshot.gpus.values()].map(({ spec }) => spec.nodeName));
@@ -33,6 +46,7 @@ export function remember(memory: Memory, snapshot: Snapshot, nowMs: number): Mem
   const silentAgents = [...gpuNodes].filter((name) => !isReady(name) || !heard.has(name));
   return {
     ...memory,
+    engineFailures: stillFailed(memory.engineFailures, snapshot),
     nodeSilentSince: stillSilent(memory.nodeSilentSince, deadNodes, nowMs),
     agentSilentSince: stillSilent(memory.agentSilentSince, silentAgents, nowMs),
   };

@@ -29,6 +29,8 @@ export type Snapshot = { [Kind in WatchedKind]: ReadonlyMap<string, Watched[Kind
 
 /** What this process has seen and no object says. Of time: other clocks are not trusted. */
 export interface Memory {
+  /** Pod's UID → why its engine failed; it holds until the engine is up, through all attempts in between. */
+  engineFailures: ReadonlyMap<string, string>;
   /** Effect's key → what the API server said when it refused it for good (quota, Pod Security, a missing RuntimeClass). */
   refusals: ReadonlyMap<string, string>;
   /** Node name → ms, when this controller first saw the node not ready (or gone). */

@@ -67,7 +67,12 @@ export const emptyState = (): State => ({
   },
   synced: new Set(),
   leading: false,
-  memory: { nodeSilentSince: new Map(), agentSilentSince: new Map(), refusals: new Map() },
+  memory: {
+    nodeSilentSince: new Map(),
+    agentSilentSince: new Map(),
+    refusals: new Map(),
+    engineFailures: new Map(),
+  },
   refusals: new Map(),
   attempts: new Map(),
   gone: new Set(),

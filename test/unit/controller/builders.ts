@@ -33,6 +33,7 @@ export const noMemory: Memory = {
   nodeSilentSince: new Map(),
   agentSilentSince: new Map(),
   refusals: new Map(),
+  engineFailures: new Map(),
 };
 
 export function model(

@@ -201,6 +201,19 @@ describe('a refusal', () => {
       },
     ],
     [
+      'counts the replicas that a GPU resource can hold',
+      {
+        gpus: [
+          gpu('n1', 0, {
+            bindings: Array.from({ length: 256 }, (_, replica) => ({ model: `m${replica}`, replica: 0 })),
+          }),
+        ],
+        models: Array.from({ length: 256 }, (_, index) => model(`m${index}`, { vramPerGPU: 1 })),
+      },
+      { vramPerGPU: 1 },
+      { reason: 'TooManyModels', message: '0/1 GPUs fit: 1 has 256 replicas bound already' },
+    ],
+    [
       'names a taint',
       { gpus: [gpu('n1', 0)], nodes: [node('n1', { taints: [{ key: 'team', effect: 'NoSchedule' }] })] },
       {},

@@ -87,6 +87,24 @@ describe('a pod that does not come up', () => {
     });
   });
 
+  it('stays failed while its engine tries again, with one warning, until it is up', () => {
+    const { cluster, pod } = created();
+    for (const attempt of [1, 2, 3]) {
+      cluster.engineIs(pod, 'failed', { message: `failed ${attempt} times` });
+      cluster.settle();
+      cluster.engineIs(pod, 'booting');
+      cluster.settle();
+      expect(cluster.phase()).toBe('Failed');
+    }
+    expect(warningsOf(cluster)).toHaveLength(1);
+    cluster.engineIs(pod, 'serving', { awakeBytes: 1 });
+    cluster.settle();
+    expect(cluster.phase()).toBe('Ready');
+    cluster.engineIs(pod, 'booting', { awakeBytes: 1 });
+    cluster.settle();
+    expect(cluster.phase()).toBe('Staging');
+  });
+
   it('because the API server takes no such pod is Failed in the API server’s words, until it does', () => {
     const cluster = oneModel();
     cluster.settle();
