@@ -9,7 +9,7 @@ import { errorText, type Log } from '#platform/log.ts';
 import { createCarrier } from './act/carry-out.ts';
 import { createReporter } from './act/report.ts';
 import { type Cluster, joinCluster } from './cluster.ts';
-import type { ArbiterEffect, ArbiterEvent } from './decide/arbiter/words.ts';
+import type { ArbiterEffect, ArbiterEvent, PodFact } from './decide/arbiter/words.ts';
 import type { Environment } from './decide/environment.ts';
 import { type GpuRounds, startGpuRounds } from './gpu-rounds.ts';
 import { createLoop, type Loop } from './loop.ts';
@@ -61,6 +61,8 @@ interface Rooms<State> {
   cluster?: Cluster;
 }
 
+type Explain = Extract<ArbiterEffect, { type: 'explain' }>;
+
 const nowMs = (): number => performance.now();
 
 /** By one offset for the agent's life, in whole seconds: the same moment always reads the same. */
@@ -69,7 +71,32 @@ function wallClock(): (monotonicMs: number) => string {
   return (ms) => new Date(offsetMs + ms).toISOString().replace(/\.\d+Z$/, 'Z');
 }
 
+/** Says once for each pod that its sleep.level is not offered; the arbiter sleeps it at level 1. */
+function suspendNotice(explain: (effect: Explain) => void): (pod: PodFact | undefined) => void {
+  const told = new Set<string>();
+  return (pod) => {
+    if (pod?.settings.sleep.level !== 'suspend' || told.has(pod.podUid)) return;
+    told.add(pod.podUid);
+    explain({
+      type: 'explain',
+      podUid: pod.podUid,
+      reason: 'SuspendNotOffered',
+      message:
+        'sleep.level suspend needs CUDA checkpoints, which this agent does not offer: the weights stay in host memory, as with offload',
+      level: 'warn',
+    });
+  };
+}
+
 function loopOf<State>(rooms: Rooms<State>, { environment, arbiter, log }: AgentParts<State>): Loop<State> {
+  const explain = createReporter({
+    node: environment.node,
+    pod: (podUid) => rooms.pods.reference(podUid),
+    client: () => rooms.cluster?.client() ?? null,
+    log,
+    nowMs,
+  });
+  const noSuspend = suspendNotice(explain);
   const carry = createCarrier({
     toSidecar: (podUid, message) => rooms.pods.channel(podUid)?.sidecar.send(message) ?? false,
     toLauncher: (podUid, message) => rooms.pods.channel(podUid)?.launcher.send(message) ?? false,
@@ -78,13 +105,7 @@ function loopOf<State>(rooms: Rooms<State>, { environment, arbiter, log }: Agent
     wakeSent: (podUid) => rooms.metrics.wakeSent(podUid, nowMs()),
     measure: () => rooms.gpus.measure(),
     remember: (effect) => rooms.memory.keep(effect, rooms.pods.fact(effect.podUid)),
-    explain: createReporter({
-      node: environment.node,
-      pod: (podUid) => rooms.pods.reference(podUid),
-      client: () => rooms.cluster?.client() ?? null,
-      log,
-      nowMs,
-    }),
+    explain,
     post: (event) => rooms.loop.post(event),
     nowMs,
   });
@@ -96,6 +117,7 @@ function loopOf<State>(rooms: Rooms<State>, { environment, arbiter, log }: Agent
     },
     carryOut(effect, atMs) {
       rooms.metrics.did(effect, atMs);
+      if (effect.type === 'sleep-engine') noSuspend(rooms.pods.fact(effect.podUid));
       if (effect.type !== 'explain' && effect.type !== 'measure')
         log.debug('effect', { effect: effect.type, podUid: effect.podUid });
       carry(effect);

@@ -67,6 +67,7 @@ export function watchPodDirectories(root: string, handler: DirectoryHandler, log
   mkdirSync(root, { recursive: true, mode: rootMode });
   const known = new Map<string, Known>();
   const removing = new Set<string>();
+  const refused = new Set<string>();
   let full = false;
 
   const take = (podUid: string): void => {
@@ -85,9 +86,13 @@ export function watchPodDirectories(root: string, handler: DirectoryHandler, log
   const takeOrWarn = (podUid: string): void => {
     try {
       take(podUid);
+      refused.delete(podUid);
     } catch (error) {
       known.delete(podUid);
-      log.warn('a pod directory cannot be used', { podUid, error: errorText(error) });
+      // It is tried again at every look; once is enough to say so.
+      if (!refused.has(podUid))
+        log.warn('a pod directory cannot be used', { podUid, error: errorText(error) });
+      refused.add(podUid);
     }
   };
 
@@ -96,14 +101,20 @@ export function watchPodDirectories(root: string, handler: DirectoryHandler, log
     full = true;
   };
 
-  const look = (): void => {
-    const names = podNames(root, log);
-    if (!names) return;
+  /** What is no longer there. */
+  const forget = (names: ReadonlySet<string>): void => {
+    for (const podUid of refused) if (!names.has(podUid)) refused.delete(podUid);
     for (const podUid of known.keys()) {
       if (names.has(podUid)) continue;
       known.delete(podUid);
       handler.gone(podUid);
     }
+  };
+
+  const look = (): void => {
+    const names = podNames(root, log);
+    if (!names) return;
+    forget(names);
     for (const podUid of names) {
       if (removing.has(podUid)) continue;
       if (known.has(podUid) || known.size < directoriesMax) takeOrWarn(podUid);
