@@ -157,6 +157,10 @@ export async function endBox(node: NodeRecord): Promise<void> {
   await removeCgroups(node.name);
 }
 
+/** Names of all programs that a node has. */
+export const componentsOf = (node: NodeRecord): string[] =>
+  readdirSync(join(nodeFolder(node.name), 'components'));
+
 const pidFile = (node: NodeRecord, component: string) => join(nodeFolder(node.name), 'pids', component);
 
 export const isRunning = (node: NodeRecord, component: string): boolean =>

@@ -6,10 +6,10 @@ import type { KubernetesClient } from '#platform/kubernetes/client.ts';
 import { connect } from '#platform/kubernetes/connect.ts';
 import type { Image } from '../oci/archive.ts';
 import { buildImages } from '../oci/images.ts';
-import { command, endBox, mountPoints, startBox } from './box.ts';
+import { command, componentsOf, endBox, mountPoints, startBox } from './box.ts';
 import { ensureCertificates } from './certificates.ts';
 import { importImages, waitForContainerd } from './imports.ts';
-import { makeBridge, removeBridge } from './network.ts';
+import { makeBridge, removeBridge, setLink } from './network.ts';
 import { pauseImage } from './nodeFiles.ts';
 import { applyObjects } from './objects.ts';
 import type { UpOptions } from './options.ts';
@@ -143,28 +143,41 @@ export async function updateImages(record: ClusterRecord): Promise<void> {
   }
 }
 
-/** Whether a cluster stands that is the one asked for; a broken one is no cluster. */
-async function standing(options: UpOptions): Promise<ClusterRecord | null> {
+/** @returns the cluster that is up, if it is the one asked for; without node 1 there is none */
+function standing(options: UpOptions): ClusterRecord | null {
   const record = readRecord();
   if (!record?.complete) return null;
-  if (!record.nodes.every((node) => node.stopped || boxAlive(node))) return null;
+  const first = leading(record);
+  if (!first.stopped && !boxAlive(first)) return null;
   const shape = (nodes: UpOptions['nodes']) =>
     nodes.map(({ name, gpus }) => `${name} ${gpus || 'none'}`).join(', ');
   if (shape(record.nodes) !== shape(options.nodes)) {
     throw new Error(`a cluster of other nodes is up (${shape(record.nodes)}): ./hack/cluster down first`);
   }
-  await waitForApi(record);
   return record;
+}
+
+/** Brings back what was stopped, cut off or killed since, and our images to what the tree holds. */
+async function refresh(record: ClusterRecord): Promise<void> {
+  say('the cluster is up already');
+  const programs = await ensurePrograms();
+  if (programs.cluster !== record.programs.cluster || programs.gpu !== record.programs.gpu) {
+    say('  its programs are older than the tree: ./hack/cluster down, then up, renews them');
+  }
+  const missing = record.nodes.filter((node) => !boxAlive(node));
+  for (const node of record.nodes.filter(boxAlive)) {
+    await setLink(node.index, 'up');
+    for (const name of componentsOf(node)) await command(node, 'start', name);
+  }
+  for (const node of missing) await startNode(node.name);
+  await waitForApi(record);
+  await updateImages(record);
 }
 
 export async function up(options: UpOptions): Promise<void> {
   checkMachine();
-  const before = await standing(options);
-  if (before) {
-    say('the cluster is up already');
-    await updateImages(before);
-    return;
-  }
+  const before = standing(options);
+  if (before) return refresh(before);
   await installPackages();
   const programs = await ensurePrograms();
   if (readRecord()) {

@@ -101,6 +101,11 @@ async function main([name, ...args]: string[]): Promise<number> {
     return typeof code === 'number' ? code : 0;
   } catch (error) {
     say(`./hack/cluster ${name}: ${error instanceof Error ? error.message : String(error)}`);
+    if (name === 'up' && readRecord()?.complete === false) {
+      say(
+        'what was started stays for a look at its logs; ./hack/cluster down removes it, another up starts over',
+      );
+    }
     return error instanceof UsageError ? 2 : 1;
   }
 }

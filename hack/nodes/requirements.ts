@@ -16,7 +16,6 @@ const needed: [file: string, debianPackage: string][] = [
   ['nft', 'nftables'],
   ['conntrack', 'conntrack'],
   ['nginx', 'nginx-light'],
-  ['socat', 'socat'],
   ['/bin/busybox', 'busybox-static'],
   ['ip', 'iproute2'],
   ['openssl', 'openssl'],
