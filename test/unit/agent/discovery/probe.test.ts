@@ -2,7 +2,7 @@ import { describe, expect, it, vi } from 'vitest';
 import { faultsOf } from '../../../../agent/observe/nvidia-smi/faults.ts';
 import { parseList } from '../../../../agent/observe/nvidia-smi/list.ts';
 import { probe } from '../../../../agent/observe/nvidia-smi/probe.ts';
-import { createRunSmi, outputCharactersMax } from '../../../../agent/observe/nvidia-smi/run.ts';
+import { createRunSmi } from '../../../../agent/observe/nvidia-smi/run.ts';
 import { fakeSmi, fixture, fixturePath, output } from './fake-nvidia-smi.ts';
 
 const t4 = 'GPU-d37e67a5-91dd-3774-a5cb-99096249601a';
@@ -148,7 +148,7 @@ describe('a probe', () => {
     ],
     ['a code', 'exit 127', ['NoDriver']],
     ['its own end by a signal', 'kill -9 $$', ['ProbeFailed']],
-    ['more than is read', `head -c ${outputCharactersMax + 1} /dev/zero`, ['OutputTooLong']],
+    ['more than is read', 'exec yes', ['OutputTooLong']],
   ])('that brings %s says why', async (_, script, expected) => {
     const result = await probeBy(script);
     expect(reasons(result)).toEqual(expected);
@@ -175,7 +175,7 @@ describe('a probe', () => {
         '-q -x -i ${t4}') exec cat '${fixturePath('tesla-t4.xml')}' ;;
         *) exec sleep 60 ;;
       esac`,
-      { known, timeoutMs: 400 },
+      { known, timeoutMs: 800 },
     );
     expect(gpus).toMatchObject([
       { uuid: t4, index: 3, totalBytes: 15360 * 2 ** 20 },
@@ -188,11 +188,16 @@ describe('a probe', () => {
 describe('a call that does not even die', () => {
   it('is left behind; the same is not started again until it ends, others are', async () => {
     // One that ignores its kill signal stands for one that the driver holds in the kernel.
-    using smi = fakeSmi(`case "$*" in -L) echo fine ;; *) trap '' TERM; exec sleep 1.5 ;; esac`);
+    using smi = fakeSmi(`
+      [ "$*" = -L ] && echo fine && exit 0
+      [ -e "$0.hung" ] && exit 0
+      trap '' TERM
+      touch "$0.hung"
+      exec sleep 2`);
     const run = createRunSmi(smi.path, 'SIGTERM');
     const sick = ['-q', '-x'];
-    expect(await run(sick, 50)).toMatchObject({ outcome: 'timed-out' });
-    expect(await run(sick, 50)).toMatchObject({ outcome: 'timed-out' });
+    expect(await run(sick, 500)).toMatchObject({ outcome: 'timed-out' });
+    expect(await run(sick, 500)).toMatchObject({ outcome: 'timed-out' });
     expect(smi.calls()).toEqual(['-q -x']);
     expect(await run(['-L'], 5_000)).toMatchObject({ outcome: 'exited', stdout: 'fine' });
     await vi.waitUntil(async () => (await run(sick, 5_000)).outcome === 'exited', { timeout: 9_000 });
