@@ -15,6 +15,7 @@ import { type GpuRounds, startGpuRounds } from './gpu-rounds.ts';
 import { createLoop, type Loop } from './loop.ts';
 import { createMemory, type Memory } from './memory.ts';
 import { type ArbiterMetrics, createArbiterMetrics } from './metrics/arbiter.ts';
+import { registerHostMetrics } from './metrics/host.ts';
 import { type Books, registerLedgerMetrics } from './metrics/ledger.ts';
 import { type MetricsServer, serveMetrics } from './metrics/server.ts';
 import type { RunSmi } from './observe/nvidia-smi/run.ts';
@@ -178,6 +179,7 @@ export async function startAgent<State>(parts: AgentParts<State>): Promise<Runni
   const registry = new Registry();
   const rooms = { metrics: createArbiterMetrics(registry) } as Rooms<State>;
   rooms.loop = loopOf(rooms, parts);
+  registerHostMetrics(registry);
   registerLedgerMetrics(registry, () => parts.arbiter.ledger(rooms.loop.state()));
   const { post } = rooms.loop;
   rooms.memory = createMemory({

@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { createReporter, eventObject } from '../../../../agent/act/report.ts';
 import type { ArbiterEffect, ArbiterEvent } from '../../../../agent/decide/arbiter/words.ts';
 import { createArbiterMetrics } from '../../../../agent/metrics/arbiter.ts';
+import { registerHostMetrics } from '../../../../agent/metrics/host.ts';
 import { helloOf, noDemand } from './link-clients.ts';
 import { keptLog, podUid } from './until.ts';
 
@@ -114,6 +115,23 @@ describe('a reason', () => {
       await later(1);
     }
     expect(lines.filter(({ message }) => message.includes('cannot be written'))).toHaveLength(1);
+  });
+});
+
+describe("the node's memory", () => {
+  it('is read when asked for, and not again at once', async () => {
+    const registry = new Registry();
+    registerHostMetrics(registry);
+    const figure = async (name: string) =>
+      Number(
+        new RegExp(`^gthread_agent_host_memory_${name}_bytes (\\d+)$`, 'm').exec(
+          await registry.metrics(),
+        )?.[1],
+      );
+    const first = await figure('available');
+    expect(first).toBeGreaterThan(0);
+    expect(await figure('total')).toBeGreaterThan(first);
+    expect(await figure('available')).toBe(first);
   });
 });
 
