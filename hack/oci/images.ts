@@ -44,17 +44,24 @@ async function nodeBase({ store, say }: ImageSources): Promise<Blob> {
   });
 }
 
-async function programsImage(sources: ImageSources): Promise<Image> {
-  const [base, files] = await Promise.all([nodeBase(sources), programFiles()]);
-  const hash = createHash('sha256');
-  for (const [name, content] of files) hash.update(`\0${name}\0`).update(content);
-  const layer = await makeLayer(
-    sources.store,
-    `programs-${hash.digest('hex').slice(0, 16)}`,
-    async (root) => {
-      for (const [name, content] of files) await writeInto(root, join('/app', name), content);
-    },
+/** The tree's files that decide what our programs are. */
+function programSources(repository: string): string[] {
+  const rooms = ['agent', 'controller', 'sidecar', 'converter', 'api', 'proto', 'platform', 'vllm', 'images'];
+  const files = rooms.flatMap((room) =>
+    readdirSync(join(repository, room), { recursive: true, withFileTypes: true })
+      .filter((entry) => entry.isFile() && /\.(ts|proto|py)$/.test(entry.name))
+      .map((entry) => join(entry.parentPath, entry.name)),
   );
+  return [...files, join(repository, 'package-lock.json')].sort();
+}
+
+async function programsImage(sources: ImageSources): Promise<Image> {
+  // Bundling takes seconds on a busy machine: only when a source has changed.
+  const key = keyOfFiles(programSources(sources.repository));
+  const layer = await makeLayer(sources.store, `programs-${key}`, async (root) => {
+    for (const [name, content] of await programFiles()) await writeInto(root, join('/app', name), content);
+  });
+  const base = await nodeBase(sources);
   const env = { PATH: searchPath, NODE_ENV: 'production' };
   return makeImage(
     sources.store,
