@@ -180,7 +180,11 @@ export async function startAgent<State>(parts: AgentParts<State>): Promise<Runni
   const rooms = { metrics: createArbiterMetrics(registry) } as Rooms<State>;
   rooms.loop = loopOf(rooms, parts);
   registerHostMetrics(registry);
-  registerLedgerMetrics(registry, () => parts.arbiter.ledger(rooms.loop.state()));
+  registerLedgerMetrics(
+    registry,
+    () => parts.arbiter.ledger(rooms.loop.state()),
+    () => rooms.cluster?.watchAges() ?? {},
+  );
   const { post } = rooms.loop;
   rooms.memory = createMemory({
     modelsDir: environment.modelsDir,

@@ -61,6 +61,11 @@ export function createArbiterMetrics(registry: Registry): ArbiterMetrics {
     labelNames: ['reason'],
     registers,
   });
+  const preemptions = new Counter({
+    name: 'gthread_agent_preemptions_total',
+    help: 'Models put to sleep because another one needed the room.',
+    registers,
+  });
   const waiting: Gauge = new Gauge({
     name: 'gthread_agent_waiting_models',
     help: 'Models with waiters that do not serve.',
@@ -140,8 +145,10 @@ export function createArbiterMetrics(registry: Registry): ArbiterMetrics {
 
   const did = (effect: ArbiterEffect, atMs: number): void => {
     effects.inc({ type: effect.type });
-    if (effect.type === 'explain') decisions.inc({ reason: effect.reason });
-    else if (effect.type === 'sleep-engine') sleepsSince.set(effect.podUid, atMs);
+    if (effect.type === 'explain') {
+      decisions.inc({ reason: effect.reason });
+      if (effect.reason === 'Preempted') preemptions.inc();
+    } else if (effect.type === 'sleep-engine') sleepsSince.set(effect.podUid, atMs);
     else if (effect.type === 'barrier') toldState(effect.podUid, 'DEACTIVATING', atMs);
     else if (effect.type === 'tell') toldState(effect.podUid, effect.state.state, atMs);
   };

@@ -64,7 +64,9 @@ function removeLeftovers(root: string): void {
  * @throws Error when the root cannot be made or read
  */
 export function watchPodDirectories(root: string, handler: DirectoryHandler, log: Log): PodDirectories {
-  mkdirSync(root, { recursive: true, mode: rootMode });
+  mkdirSync(root, { recursive: true });
+  // The kubelet may have made it, open to all.
+  chmodSync(root, rootMode);
   const known = new Map<string, Known>();
   const removing = new Set<string>();
   const refused = new Set<string>();
