@@ -8,7 +8,7 @@ import { bind, estimateOrNull, measuredBytes, reservedBytes } from './capacity.t
 import { type ClusterView, type GpuBook, nodeOf, noPods, replicaKey, uuidsOf } from './clusterview.ts';
 import { canonical } from './difference.ts';
 import { gpuRefusal, hasProduct, matchesSelector, type Need, roomRefusal } from './eligibility.ts';
-import { isTerminating, type Model } from './kubernetes.ts';
+import { isTerminating, type Model, type Pod } from './kubernetes.ts';
 import { type GpuRefusal, type Refusal, refusalOf, refuse } from './refusal.ts';
 
 /** One replica's place. */
@@ -74,17 +74,17 @@ function asksOf(model: Model): Ask[] {
 
 /** The place that a replica has and may keep; null when it has none or must leave it. */
 function presentTarget(view: ClusterView, ask: Ask): GpuBook[] | null {
-  const pods = (view.podsOf.get(ask.key) ?? noPods).live;
-  const claimed = new Set(pods.flatMap(uuidsOf));
-  // GPUs bound but not yet in a pod are the newest decision; then come the pods, newest first.
-  const undecided = Map.groupBy(
+  const { live, terminating } = view.podsOf.get(ask.key) ?? noPods;
+  const claimed = new Set([...live, ...terminating].flatMap(uuidsOf));
+  // Bound, but in no pod: a place whose files are still being fetched, or one that was just left.
+  const without = Map.groupBy(
     (view.boundBy.get(ask.key) ?? []).filter(({ uuid }) => !claimed.has(uuid)),
     ({ node }) => node,
   );
-  const candidates = [
-    ...undecided.values(),
-    ...pods.map((pod) => uuidsOf(pod).flatMap((uuid) => view.byUuid.get(uuid) ?? [])),
-  ];
+  const placeOf = (pod: Pod) => uuidsOf(pod).flatMap((uuid) => view.byUuid.get(uuid) ?? []);
+  // The newest pod is the last decision. A move whose pod is not made yet is called off when the old place is good again;
+  // a pod that ends draws nothing back to where it was, but one deleted by hand comes back there.
+  const candidates = [...live.map(placeOf), ...without.values(), ...terminating.map(placeOf)];
   return candidates.find((books) => mayStay(view, ask, books)) ?? null;
 }
 

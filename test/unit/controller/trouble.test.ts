@@ -401,6 +401,26 @@ describe('a GPU', () => {
     expect(cluster.bindings('gpu-n1-0')).toEqual([]);
   });
 
+  it('that recovers does not draw back a model that has left it', () => {
+    const cluster = oneModel([gpu('n1', 0), gpu('n2', 0)]);
+    cluster.comeUp();
+    const [old] = cluster.pods();
+    cluster.gpu('gpu-n1-0').status!.health = 'Unhealthy';
+    cluster.settle();
+    cluster.fetched();
+    cluster.settle();
+    cluster.gpu('gpu-n1-0').status!.health = 'Healthy';
+    const moved = cluster.pods().find((pod) => pod !== old)!;
+    cluster.engineIs(moved, 'serving', { awakeBytes: 1 });
+    cluster.settle();
+    expect(old!.metadata.deletionTimestamp).toBeDefined();
+    expect(cluster.model().status?.node).toBe('n2');
+    cluster.podsEnd();
+    cluster.settle();
+    expect(cluster.pods()).toEqual([moved]);
+    expect(cluster.bindings('gpu-n1-0')).toEqual([]);
+  });
+
   it('that turns Unhealthy with no other place keeps its model, with a condition', () => {
     const cluster = oneModel();
     cluster.comeUp();
