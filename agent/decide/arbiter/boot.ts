@@ -162,6 +162,7 @@ export function onAsked(step: Step, replica: Replica, event: ArbiterEvent & { ty
   replica.launcher = 'connected';
   if (replica.uuids.length === 0) replica.uuids = event.uuids;
   replica.askedBytes = event.bytes;
+  step.state.bindingsStale = true;
   replica.askedUuids = event.uuids;
   if (hasEngine(replica)) {
     // Its end went unheard: an engine that was started and is gone has failed, a grant that was lost has not.

@@ -13,7 +13,7 @@ import { plan } from './plan.ts';
 import { forgetGone, onGpus, onPods, onRemembered, onResources, replicaOf } from './pods.ts';
 import { askAgain, onAttached, onDetached, onEngineState, onHolding } from './restart.ts';
 import { driveDrains, onBarrierUp, onSlept, sleepIdle } from './sleep.ts';
-import type { ArbiterState, Replica, Step } from './state.ts';
+import { type ArbiterState, type Replica, refreshBindings, type Step } from './state.ts';
 import { tellAll } from './tell.ts';
 import { onWoken } from './wake.ts';
 import type { ArbiterEffect, ArbiterEvent } from './words.ts';
@@ -155,6 +155,7 @@ export function decide(
   if (!step.changed && !isTime) return { state, effects: step.effects };
   step.changed = true;
   if (isTime) state.timerMs = null;
+  if (state.bindingsStale) refreshBindings(state);
   if (state.settled) drive(step);
   driveMeasuring(step);
   setTimer(step);

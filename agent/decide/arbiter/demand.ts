@@ -2,7 +2,7 @@
 
 import type { Demand } from '#proto/link.ts';
 import { averageWeight, lingerMs } from './limits.ts';
-import { isDue, isPopular, type Replica, type Step, smooth } from './state.ts';
+import { isDue, type Replica, type Step, smooth } from './state.ts';
 
 export const isBusy = (replica: Replica): boolean => replica.demand.inFlight > 0 || replica.demand.queued > 0;
 
@@ -22,9 +22,9 @@ export function isIdle(step: Step, replica: Replica): boolean {
 export const hasClients = (replica: Replica): boolean => replica.attached && isBusy(replica);
 
 /** Somebody or something wants it awake while it sleeps. A queue that is handed on at the pod's end does not. */
-export function wantsAwake(step: Step, replica: Replica): boolean {
+export function wantsAwake(replica: Replica): boolean {
   if (replica.ending || replica.deleting) return replica.attached && replica.demand.inFlight > 0;
-  return hasClients(replica) || isPopular(step.state, replica);
+  return hasClients(replica) || replica.popular;
 }
 
 /** Since when it has been waiting: its oldest client's arrival, a frozen one's freeze; never before it stopped serving. */

@@ -99,7 +99,7 @@ function gpuLost(step: Step, replica: Replica): void {
     if (replica.failure?.reason === 'GpuUnusable') replica.failure = null;
     return;
   }
-  const waits = replica.phase === 'asking' || (replica.phase === 'asleep' && wantsAwake(step, replica));
+  const waits = replica.phase === 'asking' || (replica.phase === 'asleep' && wantsAwake(replica));
   const { failure } = replica;
   const again =
     failure?.reason === 'GpuUnusable' && failure.retryAtMs !== null && isDue(step, failure.retryAtMs);

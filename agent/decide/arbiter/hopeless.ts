@@ -3,7 +3,7 @@ import { hasClients } from './demand.ts';
 import { explain, gibibytes, onGpus } from './explain.ts';
 import { attainableBytes, awakeClaimBytes, bootNeedBytes, type Room } from './ledger.ts';
 import { failedRetryMs, strangerMs } from './limits.ts';
-import { isDue, type Replica, type Step } from './state.ts';
+import { type Gpu, isDue, type Replica, type Step } from './state.ts';
 
 /** The least it must find on this GPU: head room is waived where nobody else is awake. */
 export const barelyBytes = (replica: Replica, room: Room): number =>
@@ -14,19 +14,21 @@ interface Never {
   message: string;
 }
 
+const needs = (replica: Replica, bytes: number, gpu: Gpu): string =>
+  `${replica.model} needs ${gibibytes(bytes)} on ${onGpus([gpu])}`;
+
 function neverFits(step: Step, replica: Replica, rooms: Room[]): Never | null {
   for (const room of rooms) {
     const need = barelyBytes(replica, room);
     const { gpu } = room;
-    const needs = `${replica.model} needs ${gibibytes(need)} on ${onGpus([gpu])}`;
-    const most = attainableBytes(step.state, replica, gpu, false);
+    const most = attainableBytes(replica, room, false);
     if (need > most) {
-      const message = `${needs}; at most ${gibibytes(Math.max(0, most))} can be free there beside pinned models and what sleepers keep: lower gpuMemoryUtilization or vramPerGPU`;
+      const message = `${needs(replica, need, gpu)}; at most ${gibibytes(Math.max(0, most))} can be free there beside pinned models and what sleepers keep: lower gpuMemoryUtilization or vramPerGPU`;
       return { reason: 'NeverFits', message };
     }
-    if (need <= attainableBytes(step.state, replica, gpu, true)) continue;
+    if (need <= attainableBytes(replica, room, true)) continue;
     if (!isDue(step, gpu.foreignSinceMs + strangerMs)) continue;
-    const message = `${needs}; processes of no model hold ${gibibytes(gpu.foreignBytes)} there: end them`;
+    const message = `${needs(replica, need, gpu)}; processes of no model hold ${gibibytes(gpu.foreignBytes)} there: end them`;
     return { reason: 'StrangerHoldsMemory', message };
   }
   return null;

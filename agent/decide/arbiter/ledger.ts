@@ -3,7 +3,7 @@
  * sleeper what it leaves behind; everything else that the driver counts as used is a stranger's.
  */
 import { headRoomBytes, residueUnmeasuredBytes } from './limits.ts';
-import { type ArbiterState, bindingOn, type Gpu, isPopular, isUnheard, type Replica } from './state.ts';
+import { type ArbiterState, type Gpu, isUnheard, type Replica } from './state.ts';
 
 /** One GPU while a step plans. Bytes that are promised to an earlier waiter are not there for a later one. */
 export interface Room {
@@ -16,6 +16,10 @@ export interface Room {
   leavingBytes: number;
   /** What those that serve and are not popular could give back. */
   evictableBytes: number;
+  /** Bytes of popular ones by replica key, whether they are up or only bound. */
+  popular: Map<string, number>;
+  /** Known residues of all that have an engine here. */
+  residueBytes: number;
   serving: Replica[];
   booting: number;
   /** /sleep sent, bytes not at rest yet. */
@@ -38,19 +42,15 @@ export function capacityBytes(gpu: Gpu): number {
   return Math.min(gpu.totalBytes, gpu.freeBytes + gpu.usedBytes);
 }
 
-/** The room the controller reserved here, or what the pod asked for while no binding is known; null: nobody has said. */
-function reservedBytes(replica: Replica, gpu: Gpu): number | null {
-  return bindingOn(gpu, replica)?.reservedBytes ?? replica.vramBytes ?? (replica.askedBytes || null);
-}
-
 /** Its need on all its GPUs is known, or was measured. One that has said no more than hello may need anything. */
-export const isNeedKnown = (replica: Replica, gpus: Gpu[]): boolean =>
-  replica.awakeBytes !== null || gpus.every((gpu) => reservedBytes(replica, gpu) !== null);
+export const isNeedKnown = (replica: Replica): boolean =>
+  replica.awakeBytes !== null || replica.reservedBytes.every((bytes) => bytes !== null);
 
 /** Bytes on this GPU while awake: reserved or measured, whichever is more. */
 export function awakeClaimBytes(replica: Replica, gpu: Gpu): number {
-  const measured = replica.bytes[replica.uuids.indexOf(gpu.uuid)] ?? 0;
-  const reserved = reservedBytes(replica, gpu) ?? (replica.awakeBytes === null ? capacityBytes(gpu) : 0);
+  const at = replica.uuids.indexOf(gpu.uuid);
+  const measured = replica.bytes[at] ?? 0;
+  const reserved = replica.reservedBytes[at] ?? (replica.awakeBytes === null ? capacityBytes(gpu) : 0);
   return Math.max(reserved, replica.awakeBytes ?? 0, measured);
 }
 
@@ -99,6 +99,8 @@ function emptyRoom(gpu: Gpu): Room {
     promisedBytes: 0,
     leavingBytes: 0,
     evictableBytes: 0,
+    popular: new Map(),
+    residueBytes: 0,
     serving: [],
     booting: 0,
     sleeping: 0,
@@ -170,15 +172,33 @@ function count(
 /** The books of all GPUs at this moment. */
 export function openBooks(state: ArbiterState): Map<string, Room> {
   const rooms = new Map<string, Room>();
-  for (const gpu of state.gpus.values()) rooms.set(gpu.uuid, emptyRoom(gpu));
+  for (const gpu of state.gpus.values()) {
+    const room = emptyRoom(gpu);
+    rooms.set(gpu.uuid, room);
+    for (const { namespace, model, replica, popular, reservedBytes } of gpu.bindings) {
+      if (popular) room.popular.set(`${namespace}/${model}/${replica}`, reservedBytes);
+    }
+  }
   for (const replica of state.replicas.values()) {
-    const known = { popular: isPopular(state, replica), unheard: isUnheard(state, replica) };
+    const known = { popular: replica.popular, unheard: isUnheard(state, replica) };
     for (const uuid of replica.uuids) {
       const room = rooms.get(uuid);
-      if (room) count(room, replica, known, state.nowMs);
+      if (!room) continue;
+      count(room, replica, known, state.nowMs);
+      countLasting(room, replica);
     }
   }
   return rooms;
+}
+
+/** What stays taken on this GPU whatever sleeps: pinned models, known residues. Strangers are not in it. */
+function countLasting(room: Room, replica: Replica): void {
+  if (replica.popular) {
+    const bytes = awakeClaimBytes(replica, room.gpu);
+    room.popular.set(replica.key, Math.max(bytes, room.popular.get(replica.key) ?? 0));
+  } else if (replica.phase !== 'absent' && replica.phase !== 'asking') {
+    room.residueBytes += replica.residueBytes ?? 0;
+  }
 }
 
 /**
@@ -186,21 +206,11 @@ export function openBooks(state: ArbiterState): Map<string, Room> {
  * to leave behind and what strangers hold.
  * @param strangers whether strangers count: their memory may go at any time
  */
-export function attainableBytes(state: ArbiterState, replica: Replica, gpu: Gpu, strangers: boolean): number {
-  let taken = strangers ? gpu.foreignBytes : 0;
-  const counted = new Set<string>();
-  for (const other of state.replicas.values()) {
-    if (other === replica || !other.uuids.includes(gpu.uuid)) continue;
-    if (other.key !== replica.key && isPopular(state, other)) {
-      if (!counted.has(other.key)) taken += awakeClaimBytes(other, gpu);
-      counted.add(other.key);
-    } else if (other.phase !== 'absent' && other.phase !== 'asking') taken += other.residueBytes ?? 0;
-  }
-  for (const binding of gpu.bindings) {
-    const key = `${binding.namespace}/${binding.model}/${binding.replica}`;
-    if (binding.popular && key !== replica.key && !counted.has(key)) taken += binding.reservedBytes;
-  }
-  return capacityBytes(gpu) - taken;
+export function attainableBytes(replica: Replica, room: Room, strangers: boolean): number {
+  let taken = room.residueBytes + (strangers ? room.gpu.foreignBytes : 0);
+  for (const [key, bytes] of room.popular) if (key !== replica.key) taken += bytes;
+  if (!replica.popular && replica.phase === 'asleep') taken -= replica.residueBytes ?? 0;
+  return room.capacityBytes - taken;
 }
 
 /** One GPU's books for metrics and status; bytes. */

@@ -1,7 +1,7 @@
 /** What the node sees on each GPU, for GPU.status and metrics. */
 import type { GpuOccupant, OccupantState } from '#api/gpu.ts';
 import { hasClients } from './demand.ts';
-import { type ArbiterState, isPopular, type Phase, type Replica } from './state.ts';
+import type { ArbiterState, Phase, Replica } from './state.ts';
 
 /** As in GPU.status, with times on the agent's clock. */
 export type Occupant = Omit<GpuOccupant, 'becameServingAt'> & { becameServingAtMs?: number };
@@ -30,7 +30,7 @@ function stateOf(replica: Replica): OccupantState {
   return shown[replica.phase];
 }
 
-function occupantOf(state: ArbiterState, replica: Replica): Occupant {
+function occupantOf(replica: Replica): Occupant {
   const { namespace, model, pod, podUid, awakeBytes, residueBytes, failure, mustRestart } = replica;
   const message = failure?.message ?? mustRestart?.message;
   const serves = replica.phase === 'serving' || replica.phase === 'draining';
@@ -43,7 +43,7 @@ function occupantOf(state: ArbiterState, replica: Replica): Occupant {
     state: stateOf(replica),
     ...(awakeBytes !== null && { awakeBytes }),
     ...(residueBytes !== null && { residueBytes }),
-    popular: isPopular(state, replica),
+    popular: replica.popular,
     ...(serves && { becameServingAtMs: replica.becameServingAtMs }),
     served: replica.served,
     ...(message && { message: message.slice(0, messageCharactersMax) }),
@@ -57,7 +57,7 @@ export function occupants(state: ArbiterState): Map<string, Occupant[]> {
     .filter((replica) => replica.key !== '')
     .sort((a, b) => (a.podUid < b.podUid ? -1 : 1));
   for (const replica of sorted) {
-    const occupant = occupantOf(state, replica);
+    const occupant = occupantOf(replica);
     for (const uuid of replica.uuids) byGpu.get(uuid)?.push(occupant);
   }
   return byGpu;

@@ -117,11 +117,7 @@ function roomsOf(replica: Replica, books: Books): Room[] | null {
     if (!room?.gpu.listed || !room.gpu.usable || room.gpu.freeBytes === null) return null;
     rooms.push(room);
   }
-  const known = isNeedKnown(
-    replica,
-    rooms.map((room) => room.gpu),
-  );
-  return rooms.length > 0 && known ? rooms : null;
+  return rooms.length > 0 && isNeedKnown(replica) ? rooms : null;
 }
 
 /**

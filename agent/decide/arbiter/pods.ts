@@ -40,6 +40,7 @@ function unname(state: ArbiterState, replica: Replica): void {
 export function onPods(step: Step, event: ArbiterEvent & { type: 'pods' }): void {
   const { state } = step;
   state.podsListed = true;
+  state.bindingsStale = true;
   step.changed = true;
   const listed = new Set<string>();
   for (const pod of event.pods) {
@@ -82,6 +83,7 @@ export function forgetGone(step: Step): void {
 export function onResources(step: Step, event: ArbiterEvent & { type: 'gpu-resources' }): void {
   const { state } = step;
   state.resourcesListed = true;
+  state.bindingsStale = true;
   step.changed = true;
   for (const gpu of state.gpus.values()) {
     gpu.resource = false;
@@ -123,6 +125,7 @@ function gpuOf(step: Step, uuid: string): Gpu {
 export function onGpus(step: Step, event: ArbiterEvent & { type: 'gpus' }): void {
   const { state } = step;
   step.changed = true;
+  state.bindingsStale = true;
   const listed = new Set<string>();
   for (const fact of event.gpus) {
     listed.add(fact.uuid);

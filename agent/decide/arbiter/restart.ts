@@ -28,6 +28,7 @@ export function onAttached(step: Step, replica: Replica, event: ArbiterEvent & {
     replica.settings = parseSettings(hello.settings) ?? replica.settings;
   }
   replica.attached = true;
+  step.state.bindingsStale = true;
   replica.epoch = Math.max(replica.epoch, hello.epoch);
   replica.bootReady ||= hello.bootReady;
   replica.told = { state: hello.state, bootReady: hello.bootReady, reason: '', message: '', retryAtMs: null };
@@ -59,6 +60,7 @@ export function onHolding(step: Step, replica: Replica, event: ArbiterEvent & { 
   replica.launcher = 'connected';
   replica.restarts = event.restarts;
   replica.askedBytes = event.bytes;
+  step.state.bindingsStale = true;
   replica.askedUuids = event.uuids;
   if (replica.uuids.length === 0) replica.uuids = event.uuids;
   step.changed = true;

@@ -14,7 +14,7 @@ import {
   stillBytes,
   wakeTriesMax,
 } from './limits.ts';
-import { enter, gpusOf, isDue, isPopular, isUnheard, type Replica, type Step, smooth } from './state.ts';
+import { enter, gpusOf, isDue, isUnheard, type Replica, type Step, smooth } from './state.ts';
 import { backoffMs, beginChecking, beginDrain, beginFreeing, callOff, sendSleep } from './transitions.ts';
 import { mayForce, maySleep } from './victims.ts';
 import { asWaiter } from './waiting.ts';
@@ -44,7 +44,7 @@ function callOffReason(step: Step, replica: Replica): string | null {
   const silent = !leaving.forced && leaving.inFlight === null && step.now >= leaving.deadlineMs;
   if (silent && !met) return 'its sidecar did not answer';
   if (leaving.for === null) {
-    if (isPopular(step.state, replica)) return 'it is pinned now';
+    if (replica.popular) return 'it is pinned now';
     return met ? 'a request came' : null;
   }
   const waiting = step.state.replicas.get(leaving.for);
@@ -79,7 +79,7 @@ export function driveDrains(step: Step): void {
 /** Idle longer than its idleTimeout, counted from its last request or from when it began to serve. */
 export function sleepIdle(step: Step): void {
   for (const replica of step.state.replicas.values()) {
-    if (replica.phase !== 'serving' || isPopular(step.state, replica)) continue;
+    if (replica.phase !== 'serving' || replica.popular) continue;
     if (!isIdle(step, replica)) continue;
     const sinceMs = Math.max(idleSinceMs(replica), replica.becameServingAtMs);
     const { idleTimeoutMs } = replica.settings.sleep;

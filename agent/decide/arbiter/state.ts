@@ -59,6 +59,9 @@ export interface Replica {
   seenAtMs: number;
   settings: Settings;
   vramBytes: number | null;
+  /** Never slept; and reserved bytes on each of `uuids`, null: nobody has said. Both by `refreshBindings`. */
+  popular: boolean;
+  reservedBytes: (number | null)[];
   /** The API server lists it; `deleting` there. */
   listed: boolean;
   deleting: boolean;
@@ -168,6 +171,8 @@ export interface ArbiterState {
   keys: Map<string, string[]>;
   gpus: Map<string, Gpu>;
   order: number;
+  /** Lists, settings or names have changed since `refreshBindings`. */
+  bindingsStale: boolean;
   timerMs: number | null;
   measuring: boolean;
   measureSentAtMs: number;
@@ -212,6 +217,7 @@ export function initialState(options: ArbiterOptions = {}): ArbiterState {
     keys: new Map(),
     gpus: new Map(),
     order: 0,
+    bindingsStale: false,
     timerMs: null,
     measuring: false,
     measureSentAtMs: 0,
@@ -236,6 +242,8 @@ export function newReplica(podUid: string, now: number, order: number): Replica 
     seenAtMs: now,
     settings: defaultSettings,
     vramBytes: null,
+    popular: false,
+    reservedBytes: [],
     listed: false,
     deleting: false,
     attached: false,
@@ -326,14 +334,22 @@ export function bindingOn(gpu: Gpu, replica: Replica): BindingFact | null {
   return null;
 }
 
-/** Never slept: by its binding, which the controller turns on when there is room; without a list by its settings. */
-export function isPopular(state: ArbiterState, replica: Replica): boolean {
-  for (const uuid of replica.uuids) {
-    const gpu = state.gpus.get(uuid);
-    const binding = gpu && state.resourcesListed ? bindingOn(gpu, replica) : null;
-    if (binding) return binding.popular;
+/**
+ * What follows from lists and settings for each replica, kept so that no decision searches for it: whether it is popular
+ * (by its binding, which the controller turns on when there is room; without a list by its settings) and what is reserved.
+ */
+export function refreshBindings(state: ArbiterState): void {
+  state.bindingsStale = false;
+  for (const replica of state.replicas.values()) {
+    let popular: boolean | null = null;
+    replica.reservedBytes = replica.uuids.map((uuid) => {
+      const gpu = state.gpus.get(uuid);
+      const binding = gpu ? bindingOn(gpu, replica) : null;
+      if (binding && state.resourcesListed) popular ??= binding.popular;
+      return binding?.reservedBytes ?? replica.vramBytes ?? (replica.askedBytes || null);
+    });
+    replica.popular = popular ?? replica.settings.fairness.popular;
   }
-  return replica.settings.fairness.popular;
 }
 
 /** The memory of its engine is about to move or has just moved by our doing. */

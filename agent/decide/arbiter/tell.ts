@@ -46,12 +46,12 @@ function outward(step: Step, replica: Replica): Word | null {
     case 'serving':
       return word('SERVING');
     case 'asleep':
-      if (!wantsAwake(step, replica)) return failed(step, replica) ?? word('SLEEPING');
+      if (!wantsAwake(replica)) return failed(step, replica) ?? word('SLEEPING');
       return failed(step, replica) ?? word('PENDING', 'WaitsForRoom', 'it waits for room on its GPUs', 0);
     case 'waking':
       return word('WAKING', '', '', Math.round(wakeCostMs(replica)));
     case 'freeing':
-      return replica.found ? word(wantsAwake(step, replica) ? 'PENDING' : 'SLEEPING') : null;
+      return replica.found ? word(wantsAwake(replica) ? 'PENDING' : 'SLEEPING') : null;
     case 'restarting':
       return word('PENDING', 'Restarts', 'its engine is restarted', replica.bootMs ?? 0);
     case 'draining':

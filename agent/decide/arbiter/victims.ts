@@ -2,7 +2,7 @@
 import { idleSinceMs, isIdle } from './demand.ts';
 import { givenBackBytes, type Room } from './ledger.ts';
 import { exactVictimsMax, returnHorizonMs, turnMsMax, turnSwitchFactor } from './limits.ts';
-import { gpusOf, isDue, isPopular, type Replica, type Step } from './state.ts';
+import { gpusOf, isDue, type Replica, type Step } from './state.ts';
 import type { Waiter } from './waiting.ts';
 
 export interface Candidate {
@@ -60,7 +60,7 @@ function costMs(replica: Replica, idleMs: number, busy: boolean): number {
 
 function candidate(step: Step, victim: Replica, waiter: Waiter, rooms: Room[]): Candidate | null {
   const sibling = victim.key === waiter.replica.key;
-  if (isPopular(step.state, victim) && !sibling) return null;
+  if (victim.popular && !sibling) return null;
   if (!maySleep(step, victim)) return null;
   const idle = isIdle(step, victim);
   if (!idle && !mayForce(step, victim, waiter)) return null;

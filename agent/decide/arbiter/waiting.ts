@@ -47,7 +47,7 @@ function isReplaced(step: Step, replica: Replica): boolean {
 }
 
 function wakeWaiter(step: Step, replica: Replica): Waiter | null {
-  if (replica.mustRestart || !wantsAwake(step, replica)) return null;
+  if (replica.mustRestart || !wantsAwake(replica)) return null;
   if (!isDue(step, replica.retryAtMs)) return null;
   const frozen = replica.demand.inFlight > 0;
   if (!frozen && isReplaced(step, replica)) return null;
