@@ -46,6 +46,14 @@ interface Running {
   stopComments: (() => void) | null;
 }
 
+/**
+ * A pod that ends goes on taking connections for so long, and hands them on: its address leaves EndpointSlices at once, but
+ * kube-proxy and ingress controllers follow seconds later (Kubernetes, "Pod lifecycle: pod termination flow").
+ */
+const endpointsSettleMsMax = 5_000;
+/** Of a short grace at most this part goes into waiting for that. */
+const settlePartOfGrace = 0.25;
+
 /** Pause before a Demand that could not be sent is tried again; a new stream's Hello says it sooner. */
 const sayAgainMs = 250;
 
@@ -138,9 +146,15 @@ export class Loop {
     if (event.up) this.#repeat();
   };
 
-  /** The pod is being ended. */
+  /** The pod is being ended: nothing new goes to the engine, and clients are told to connect anew next time. */
   end(): void {
-    this.#step({ type: 'end', atMs: this.#parts.now() });
+    const graceMs = this.graceLeftMs() ?? this.#parts.environment.graceMs;
+    for (const { exchange } of this.#running.values()) exchange.res.shouldKeepAlive = false;
+    this.#step({
+      type: 'end',
+      settleMs: Math.min(endpointsSettleMsMax, graceMs * settlePartOfGrace),
+      atMs: this.#parts.now(),
+    });
   }
 
   /** Milliseconds left until the kubelet kills, where the agent told; null: it did not. */
@@ -166,6 +180,7 @@ export class Loop {
 
   #arrive(exchange: Exchange): void {
     if (exchange.res.destroyed) return;
+    if (this.#gate.ending) exchange.res.shouldKeepAlive = false;
     this.#running.set(exchange.id, { exchange, cancel: null, stopComments: null });
     this.#step({
       type: 'arrived',
@@ -204,7 +219,7 @@ export class Loop {
     else if (message.end) {
       log.info('the pod is being ended', { graceMs: message.end.graceMs });
       if (message.end.graceMs > 0) this.#killAtMs = atMs + message.end.graceMs;
-      this.#step({ type: 'end', atMs });
+      this.end();
     }
   }
 

@@ -4,9 +4,9 @@ import { towardsEngine } from '../decide/headers.ts';
 import type { Exchange } from '../exchange.ts';
 import { type RelayCalls, relay } from './relay.ts';
 
-/** The Service may still point here, or nowhere for a moment: so often, so far apart. */
-const attemptsMax = 6;
-const pauseMs = 200;
+/** The Service may still point here, or nowhere for the seconds until kube-proxy follows: so often, so far apart. */
+const attemptsMax = 20;
+const pauseMs = 250;
 const connectTimeoutMs = 2_000;
 const connectionsMax = 4_096;
 

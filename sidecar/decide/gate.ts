@@ -38,8 +38,8 @@ export interface Gate {
   linked: boolean;
   /** When the wake or boot under way began, as told; null: none. */
   wakeSinceMs: number | null;
-  /** The pod is being ended; `drained` once that was said. */
-  ending: { drained: boolean } | null;
+  /** The pod is being ended; not drained before `settledAtMs`, `drained` once that was said. */
+  ending: { settledAtMs: number; drained: boolean } | null;
   /** Accepted before all of `queue` and come back unsent, or to be sent once more; in order. */
   returned: Waiting[];
   /** In order of arrival. */
@@ -69,7 +69,8 @@ export type GateEvent =
   | { type: 'barrier'; epoch: number; atMs: number }
   | { type: 'link'; up: boolean; atMs: number }
   | { type: 'limits'; limits: Limits; atMs: number }
-  | { type: 'end'; atMs: number }
+  /** `settleMs`: so long may balancers and kube-proxy go on sending new connections here. */
+  | { type: 'end'; settleMs: number; atMs: number }
   | { type: 'tick'; atMs: number };
 
 export type GateEffect =
@@ -133,6 +134,7 @@ export function demandOf(gate: Gate, nowMs: number): Demand {
 
 /** When `step` wants its next tick: the head's deadline or the next probe; null: nothing waits. */
 export function nextTickMs(gate: Gate): number | null {
+  if (gate.ending && !gate.ending.drained && isEmpty(gate)) return gate.ending.settledAtMs;
   const oldest = head(gate);
   if (oldest === null) return null;
   const deadline = oldest.sinceMs + gate.limits.maxWaitMs;
@@ -173,7 +175,7 @@ export function step(gate: Gate, event: GateEvent): GateEffect[] {
       expire(gate, event.atMs, effects);
       break;
     case 'end':
-      end(gate, event.atMs, effects);
+      end(gate, event, effects);
       break;
     case 'tick':
       expire(gate, event.atMs, effects);
@@ -182,7 +184,7 @@ export function step(gate: Gate, event: GateEvent): GateEffect[] {
     default:
       event satisfies never;
   }
-  drained(gate, effects);
+  drained(gate, event.atMs, effects);
   return effects;
 }
 
@@ -351,9 +353,10 @@ function leaveAtEnd(gate: Gate, waiting: Waiting, atMs: number, effects: GateEff
   effects.push({ do: 'handOn', id: waiting.id, queueMs });
 }
 
-function end(gate: Gate, atMs: number, effects: GateEffect[]): void {
+function end(gate: Gate, event: GateEvent & { type: 'end' }, effects: GateEffect[]): void {
   if (gate.ending) return;
-  gate.ending = { drained: false };
+  const { atMs, settleMs } = event;
+  gate.ending = { settledAtMs: atMs + settleMs, drained: false };
   effects.push({ do: 'ending', drained: false });
   for (let next = head(gate); next !== null; next = head(gate)) {
     take(gate, next.id);
@@ -361,10 +364,12 @@ function end(gate: Gate, atMs: number, effects: GateEffect[]): void {
   }
 }
 
+const isEmpty = (gate: Gate): boolean => gate.inFlight.size === 0 && gate.handedOn.size === 0;
+
 /** Said once; what arrives later is handed on and changes nothing for the engine. */
-function drained(gate: Gate, effects: GateEffect[]): void {
+function drained(gate: Gate, atMs: number, effects: GateEffect[]): void {
   if (!gate.ending || gate.ending.drained) return;
-  if (gate.inFlight.size > 0 || gate.handedOn.size > 0) return;
+  if (!isEmpty(gate) || atMs < gate.ending.settledAtMs) return;
   gate.ending.drained = true;
   effects.push({ do: 'ending', drained: true });
 }

@@ -161,13 +161,13 @@ const cases: [string, GateEvent[], string[]][] = [
       told('SLEEPING', 2),
       arrived(2),
       arrived(3, { hopped: true }),
-      { type: 'end', atMs: 0 },
+      { type: 'end', settleMs: 0, atMs: 0 },
       arrived(4),
       arrived(5, { hopped: true }),
       { type: 'finished', id: 1, atMs: 1 },
       { type: 'finished', id: 2, atMs: 1 },
       { type: 'left', id: 4, atMs: 1 },
-      { type: 'end', atMs: 2 },
+      { type: 'end', settleMs: 0, atMs: 2 },
     ],
     [
       'pass 1',
@@ -181,7 +181,19 @@ const cases: [string, GateEvent[], string[]][] = [
       'drained',
     ],
   ],
-  ['is drained at once when nothing is there', [{ type: 'end', atMs: 0 }], ['ending', 'drained']],
+  ['is drained at once when nothing is there', [{ type: 'end', settleMs: 0, atMs: 0 }], ['ending', 'drained']],
+  [
+    'goes on handing on until balancers had time to look elsewhere, and is drained only then',
+    [
+      { type: 'end', settleMs: 50, atMs: 0 },
+      arrived(1, { atMs: 40 }),
+      { type: 'finished', id: 1, atMs: 45 },
+      { type: 'tick', atMs: 49 },
+      { type: 'tick', atMs: 50 },
+      { type: 'tick', atMs: 60 },
+    ],
+    ['ending', 'handOn 1', 'drained'],
+  ],
   [
     'obeys limits that changed while requests wait',
     [
@@ -375,7 +387,7 @@ class Play {
         this.nowMs += happening.ms;
         return this.apply({ type: 'tick', atMs: this.nowMs });
       case 'end':
-        return this.apply({ type: 'end', atMs });
+        return this.apply({ type: 'end', settleMs: 0, atMs });
       case 'link':
         return this.apply({ type: 'link', up: false, atMs });
       case 'barrier':

@@ -42,7 +42,7 @@ describe('sidecar/main.ts', () => {
     const agent = new FakeAgent(join(dir, 'agent.sock'), { state: 'SERVING' });
     const engine = new FakeEngine(join(dir, 'engine.sock'));
     await Promise.all([agent.listen(), engine.listen()]);
-    const { child, exit, log } = start(environmentOf(dir, {}));
+    const { child, exit, log } = start({ ...environmentOf(dir, {}), GREENTHREAD_GRACE_SECONDS: '4' });
     await until('it is open and served', () => /"port":\d+/.test(log()) && log().includes('"to":"SERVING"'));
     const url = `http://127.0.0.1:${/"port":(\d+)/.exec(log())![1]}`;
     let finish = () => {};

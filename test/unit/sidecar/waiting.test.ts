@@ -251,7 +251,7 @@ describe('without an agent', () => {
     expect(pod.engine.seen).toEqual([]);
     pod.agent.tell('SERVING', { epoch: epoch + 1 });
     expect((await waits).status).toBe(200);
-    pod.agent.say({ end: { graceMs: 30_000 } });
+    pod.agent.say({ end: { graceMs: 800 } });
     await until('drained', () => pod.agent.heard.some(({ ending }) => ending?.drained));
     pod.agent.close();
     await until('gone', async () => (await status(pod)).agent === 'gone');
@@ -290,7 +290,7 @@ describe('a pod that ends', () => {
     pod.agent.tell('DEACTIVATING');
     const waits = pod.post('/llama/v1/completions?q=1', chat(), { 'x-request-id': 'r-1' });
     await queued(pod, 1);
-    pod.agent.say({ end: { graceMs: 30_000 } });
+    pod.agent.say({ end: { graceMs: 800 } });
     const handed = await waits;
     expect([handed.status, handed.headers.get('x-request-id')]).toEqual([200, 'r-1']);
     expect(sibling.engine.seen[0]).toMatchObject({
@@ -313,7 +313,7 @@ describe('a pod that ends', () => {
   it('never hands on what was handed to it, and tries again where the Service still leads to one that ends', async () => {
     const sibling = await open({ state: { state: 'SERVING' } });
     const pod = await open({ state: { state: 'SERVING' }, env: toSibling(sibling.door.port) });
-    for (const { agent } of [pod, sibling]) agent.say({ end: { graceMs: 30_000 } });
+    for (const { agent } of [pod, sibling]) agent.say({ end: { graceMs: 800 } });
     await until(
       'both end',
       async () => (await status(pod)).ending === true && (await status(sibling)).ending === true,
@@ -336,7 +336,7 @@ describe('a pod that ends', () => {
     });
     await new Promise<void>((resolve) => sibling.listen(0, '127.0.0.1', resolve));
     const pod = await open({ env: toSibling((sibling.address() as AddressInfo).port) });
-    pod.agent.say({ end: { graceMs: 30_000 } });
+    pod.agent.say({ end: { graceMs: 800 } });
     await until('it ends', async () => (await status(pod)).ending === true);
     const answer = await pod.post('/v1/completions', chat(), { authorization: 'Bearer k' });
     expect([answer.status, await answer.text(), tries]).toEqual([200, 'hop 1 key Bearer k', 2]);
@@ -347,7 +347,7 @@ describe('a pod that ends', () => {
     const pod = await open({ state: { state: 'SLEEPING' }, env: toSibling(1) });
     const waits = pod.post('/v1/completions', chat());
     await queued(pod, 1);
-    pod.agent.say({ end: { graceMs: 30_000 } });
+    pod.agent.say({ end: { graceMs: 800 } });
     const answer = await waits;
     expect([answer.status, answer.headers.get('retry-after')]).toEqual([503, '5']);
     expect(await answer.json()).toMatchObject({ error: { code: 'pod_ending' } });
