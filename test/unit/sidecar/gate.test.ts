@@ -181,7 +181,11 @@ const cases: [string, GateEvent[], string[]][] = [
       'drained',
     ],
   ],
-  ['is drained at once when nothing is there', [{ type: 'end', settleMs: 0, atMs: 0 }], ['ending', 'drained']],
+  [
+    'is drained at once when nothing is there',
+    [{ type: 'end', settleMs: 0, atMs: 0 }],
+    ['ending', 'drained'],
+  ],
   [
     'goes on handing on until balancers had time to look elsewhere, and is drained only then',
     [
