@@ -46,13 +46,18 @@ function gpuLabels(box: ProcessIdentity): string {
   return `nvidia.com/gpu.present=true,nvidia.com/gpu.product=${names[0]!.replaceAll(' ', '-')}`;
 }
 
-/** Runs a command inside a box. Relative paths are taken from `/`. */
+/** Ends a process when the one that started it ends, however that was. */
+const withParent = ['setpriv', '--pdeathsig', 'KILL'];
+
+/** Runs a command inside a box, which ends with this process. Relative paths are taken from `/`. */
 export function inBox(record: ClusterRecord, node: NodeRecord, command: string[], options: Options = {}) {
   if (!node.box || !isAlive(node.box))
     throw new Error(`${node.name} is not running: ./hack/cluster node-start ${node.name}`);
   const namespaces = ['-t', String(node.box.pid), '-m', '-n', '-p', '-u', '-i', '--wd=/'];
   const env = { PATH: boxPath(record), KUBECONFIG: record.kubeconfig };
-  return execa('nsenter', [...namespaces, '--', ...command], { ...options, env: { ...env, ...options.env } });
+  // nsenter forks into the pid namespace: both it and its child must be told.
+  const words = [...withParent, 'nsenter', ...namespaces, '--', ...withParent, ...command];
+  return execa(words[0]!, words.slice(1), { ...options, env: { ...env, ...options.env } });
 }
 
 async function writeComponents(node: NodeRecord, components: Component[]): Promise<void> {

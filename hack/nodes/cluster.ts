@@ -33,7 +33,7 @@ import {
   removeRecord,
   writeRecord,
 } from './record.ts';
-import { checkMachine, installPackages } from './requirements.ts';
+import { installPackages } from './requirements.ts';
 
 /** From its start to /readyz on two busy cores, ms. */
 const apiServerMsMax = 120_000;
@@ -175,7 +175,6 @@ async function refresh(record: ClusterRecord): Promise<void> {
 }
 
 export async function up(options: UpOptions): Promise<void> {
-  checkMachine();
   const before = standing(options);
   if (before) return refresh(before);
   await installPackages();

@@ -56,16 +56,15 @@ function printUp(): void {
   console.log(`export KUBECONFIG=${kubeconfigFile}\nexport PATH=${programs.cluster}:$PATH`);
 }
 
-/** Commands that change something; one at a time, see hack/cluster. */
+/** Commands that only look; hack/cluster lets all others through one at a time. */
+const looking = ['status', 'kubeconfig', 'bin', 'logs'];
+
 const commands: Record<string, (args: string[]) => Promise<unknown>> = {
   up: async (args) => {
     await up(parseUp(args));
     printUp();
   },
-  down: async () => {
-    checkMachine();
-    await down();
-  },
+  down: () => down(),
   status,
   kubeconfig: async () => console.log(readRecord()?.kubeconfig ?? kubeconfigFile),
   bin: async () => {
@@ -97,6 +96,7 @@ async function main([name, ...args]: string[]): Promise<number> {
     return name === '--help' ? 0 : 2;
   }
   try {
+    if (!looking.includes(name!)) checkMachine();
     const code = await run(args);
     return typeof code === 'number' ? code : 0;
   } catch (error) {

@@ -76,6 +76,9 @@ export async function installPackages(): Promise<void> {
   if (result.exitCode !== 0) {
     throw new Error(`apt-get install ${packages.join(' ')} failed:\n${(result.all ?? '').slice(-2000)}`);
   }
+  const still = needed.filter(([file]) => !findProgram(file)).map(([file]) => file);
+  if (still.length > 0)
+    throw new Error(`apt-get installed ${packages.join(' ')}, but ${still.join(', ')} is still missing`);
   if (packages.includes('nginx-light') && findProgram('systemctl')) {
     // Only the cluster's own edge is wanted, in its own network: nothing may listen on port 80 after the next reboot.
     await execa('systemctl', ['disable', 'nginx'], { reject: false });
