@@ -4,7 +4,7 @@ import { formatGiB } from '#platform/quantity.ts';
 import { labels } from '#proto/names.ts';
 import { paths } from './apipaths.ts';
 import { estimateOrNull } from './capacity.ts';
-import type { ClusterView } from './clusterview.ts';
+import { type ClusterView, uuidsOf } from './clusterview.ts';
 import {
   availableCondition,
   conditionTime,
@@ -70,19 +70,20 @@ function phaseOf(model: Model, states: ReplicaState[], fetches: Fetch[]): Phase 
   return converts ? 'Converting' : 'Staging';
 }
 
-function assignmentsOf(placements: Placement[]): Assignment[] {
-  return placements.flatMap(({ replica, target }) =>
-    target
-      ? [
-          {
-            replica,
-            node: target[0]!.node,
-            gpus: target.map(({ index }) => index).join(','),
-            uuids: target.map(({ uuid }) => uuid),
-          },
-        ]
-      : [],
-  );
+/** Where replicas run: their place or, while they have none to go to, where their pod still is. */
+function assignmentsOf(view: ClusterView, rollouts: Rollout[]): Assignment[] {
+  return rollouts.flatMap(({ replica, placement, pods }) => {
+    const stays = pods.map(({ pod }) => uuidsOf(pod).flatMap((uuid) => view.byUuid.get(uuid) ?? []));
+    const gpus = placement.target ?? stays.find((found) => found.length > 0);
+    if (!gpus) return [];
+    const assignment = {
+      replica,
+      node: gpus[0]!.node,
+      gpus: gpus.map(({ index }) => index).join(','),
+      uuids: gpus.map(({ uuid }) => uuid),
+    };
+    return [assignment];
+  });
 }
 
 /** Measured where there is a measurement, else the estimate; null where neither can be had. */
@@ -131,7 +132,7 @@ export function statusOf(view: ClusterView, progress: Progress): ModelStatus {
   const states = rollouts.map((rollout) =>
     replicaState({ rollout, fetch: fetchOf.get(rollout.replica) }, model),
   );
-  const assignments = assignmentsOf(placements);
+  const assignments = assignmentsOf(view, rollouts);
   const { awakeBytes, residueBytes } = memoryOf(view, progress);
   const conversion = conversionOf(fetches);
   const conditions: Told[] = [

@@ -161,18 +161,15 @@ const fieldEnvironment = (name: string, fieldPath: string) => ({
   valueFrom: { fieldRef: { fieldPath } },
 });
 
-/** Our image has Node and may have no shell. */
+/** A copy by Node: our image may have no shell. */
+const copyFile = 'process.getBuiltinModule("node:fs").copyFileSync(...process.argv.slice(1))';
+
 function launcherContainer(pod: ModelPod, volumeMounts: object[]): object {
-  const target = `${paths.launcherInside}/launcher.py`;
   return {
     name: 'launcher',
     image: pod.settings.image,
     imagePullPolicy: pod.settings.imagePullPolicy,
-    command: [
-      'node',
-      '-e',
-      `process.getBuiltinModule('node:fs').copyFileSync('/app/launcher.py', '${target}')`,
-    ],
+    command: ['node', '-e', copyFile, '/app/launcher.py', `${paths.launcherInside}/launcher.py`],
     securityContext: restrictedContainer,
     resources: { requests: { cpu: '10m', memory: '32Mi' } },
     volumeMounts,

@@ -285,6 +285,7 @@ describe('a change of the spec', () => {
     expect(podNames(cluster)).toEqual(before);
     expect(cluster.phase()).toBe('Ready');
     expect(cluster.condition('Placed')).toMatchObject({ status: 'False', reason: 'NotEnoughGPUs' });
+    expect(cluster.model().status).toMatchObject({ node: 'n1', gpus: '0' });
     expect(cluster.bindings('gpu-n1-0')).toEqual(['default/a/0']);
   });
 
