@@ -39,7 +39,9 @@ function clients() {
     for (let n = 0; !stopped; n++) {
       const nonce = `nonce-${Buffer.from(name).toString('hex')}${n}`;
       asked += 1;
-      const { status, text } = await world.chat(pod, nonce, { maxTokens: 12 });
+      const { status, text } = await world
+        .chat(pod, nonce, { maxTokens: 12 })
+        .catch((error: Error) => ({ status: 0, text: String(error.cause ?? error) }));
       if (status !== 200 || !text.includes(nonce)) wrong.push(`${pod.model} ${status} ${text.slice(0, 200)}`);
       await delay(20);
     }
