@@ -85,7 +85,7 @@ export class FrontDoor {
   }
 
   end(): void {
-    this.#step({ type: 'end' });
+    this.#step({ type: 'end', settleMs: 0 });
   }
 
   link(up: boolean): void {

@@ -9,15 +9,15 @@ import {
   decide,
   initialState,
 } from '../../agent/decide/arbiter/arbiter.ts';
-import type { BindingFact } from '../../agent/decide/arbiter/words.ts';
 import type { Appointment } from './clock.ts';
 import type { PodEvent, SimPod } from './pod.ts';
+import { Rules } from './rules.ts';
+import { describe } from './timeline.ts';
 import type { World } from './world.ts';
 
 const sleepTimeoutMs = 120_000;
 const wakeTimeoutMs = 60_000;
 const askTimeoutMs = 3_000;
-const turnMsMax = 60_000;
 const settleMsMax = 3_000;
 const measureEveryMs = 10_000;
 /** What strangers hold by the last measurement that the agent had heard; a command is judged by that. */
@@ -36,13 +36,11 @@ export class Host {
   #backlog: PodEvent[] = [];
   #timer: Appointment | null = null;
   #settled = false;
-  #resourcesHeard = new Map<string, BindingFact[]>();
-  #everHeardResources = false;
-  #lastTold = new Map<string, string>();
-  #deletingHeard = new Set<string>();
+  #rules: Rules;
 
   constructor(world: World) {
     this.#world = world;
+    this.#rules = new Rules(world);
     this.known = world.gpus.map(() => 0);
   }
 
@@ -55,10 +53,7 @@ export class Host {
     this.#settled = false;
     this.#backlog = [];
     this.stalledUntilMs = 0;
-    this.#lastTold.clear();
-    this.#deletingHeard.clear();
-    this.#everHeardResources = false;
-    this.#resourcesHeard.clear();
+    this.#rules.forget();
     this.state = initialState({ startedAtMs: clock.nowMs });
     const life = this.life;
     const ifAlive = (run: () => void) => () => {
@@ -175,18 +170,8 @@ export class Host {
   }
 
   #heard(event: PodEvent): void {
-    if (event.type === 'pods') {
-      this.#deletingHeard = new Set(
-        event.pods.filter(({ deleting }) => deleting).map(({ podUid }) => podUid),
-      );
-    }
-    if (event.type === 'gpu-resources') {
-      this.#everHeardResources = true;
-      this.#resourcesHeard = new Map(event.resources.map(({ uuid, bindings }) => [uuid, bindings]));
-    }
+    this.#rules.heard(event);
     if ('podUid' in event) this.#world.pods.find(({ uid }) => uid === event.podUid)?.heard(event);
-    // One that has just attached is told its state, changed or not.
-    if (event.type === 'attached') this.#lastTold.delete(event.hello.podUid);
     if (event.type === 'measured') {
       for (const { uuid, foreignBytes } of event.gpus) this.known[Number(uuid.slice(4))] = foreignBytes;
     }
@@ -232,8 +217,8 @@ export class Host {
       return;
     }
     const pod = this.#world.pods.find(({ uid }) => uid === effect.podUid);
-    if (!pod || pod.isOver) return this.#nobody(effect);
-    this.#forPod(pod, effect);
+    if (!pod || pod.isOver) this.#nobody(effect);
+    else this.#forPod(pod, effect);
   }
 
   /** The pod's directory is gone: engine calls fail, words are lost. */
@@ -256,15 +241,7 @@ export class Host {
     switch (effect.type) {
       case 'tell': {
         const { state } = effect;
-        this.#checkTold(
-          pod,
-          JSON.stringify([
-            state.state,
-            state.reason,
-            state.bootReady,
-            Math.round(state.retryAfterMs > 0 ? this.#world.clock.nowMs + state.retryAfterMs : 0),
-          ]),
-        );
+        this.#rules.tells(pod, state);
         if (state.state === 'SERVING' && pod.told?.state !== 'SERVING')
           pod.servingSinceMs ??= this.#world.clock.nowMs;
         pod.told = state;
@@ -272,18 +249,20 @@ export class Host {
         return;
       }
       case 'barrier':
-        this.#lastTold.delete(pod.uid);
+        this.#rules.barrier(pod);
         this.#world.refuse('epoch', pod.hear(this.life, { barrier: effect.epoch }));
         return;
       case 'end':
         this.#world.refuse('epoch', pod.hear(this.life, { end: true }));
         return;
       case 'grant':
-        this.#checkGrant(pod);
+        this.#rules.grants(pod);
+        pod.knownStrangers = [...this.known];
+        pod.servingSinceMs = null;
         pod.granted(this.life, effect.id);
         return;
       case 'restart-engine':
-        this.#checkRestart(pod);
+        this.#rules.restarts(pod);
         pod.restartOrder(this.life);
         return;
       case 'release-launcher':
@@ -307,15 +286,13 @@ export class Host {
     }
   }
 
-  #checkTold(pod: SimPod, now: string): void {
-    if (this.#lastTold.get(pod.uid) === now) this.#world.refuse('tell', `${pod.uid} was told ${now} twice`);
-    this.#lastTold.set(pod.uid, now);
-  }
-
   #ask(pod: SimPod): void {
     const { engine } = pod;
     const podUid = pod.uid;
-    if (!engine) return this.#later({ type: 'engine-state', podUid, state: 'unreachable' });
+    if (!engine) {
+      this.#later({ type: 'engine-state', podUid, state: 'unreachable' });
+      return;
+    }
     const once = this.#once(askTimeoutMs, () =>
       this.#later({ type: 'engine-state', podUid, state: 'unreachable' }),
     );
@@ -342,8 +319,11 @@ export class Host {
   #sleep(pod: SimPod): void {
     const { engine } = pod;
     const podUid = pod.uid;
-    this.#checkSleep(pod);
-    if (!engine) return this.#later({ type: 'slept', podUid, ok: false, message: 'connection refused' });
+    this.#rules.sleeps(pod);
+    if (!engine) {
+      this.#later({ type: 'slept', podUid, ok: false, message: 'connection refused' });
+      return;
+    }
     const once = this.#once(sleepTimeoutMs, () =>
       this.#later({ type: 'slept', podUid, ok: false, message: 'timeout' }),
     );
@@ -365,15 +345,18 @@ export class Host {
     const { engine } = pod;
     const podUid = pod.uid;
     const began = this.#world.clock.nowMs;
-    this.#checkWake(pod);
+    this.#rules.wakes(pod);
     pod.servingSinceMs = null;
     const answer = (ok: boolean, message: string): void => {
       this.#later({ type: 'woken', podUid, ok, message, tookMs: this.#world.clock.nowMs - began });
     };
-    if (!engine) return answer(false, 'connection refused');
+    if (!engine) {
+      answer(false, 'connection refused');
+      return;
+    }
     const once = this.#once(wakeTimeoutMs, () => answer(false, 'timeout'));
-    if (engine.condition === 'awake') return once(() => answer(true, ''));
     if (engine.condition !== 'asleep') {
+      if (engine.condition === 'awake') once(() => answer(true, ''));
       if (engine.condition === 'dead') once(() => answer(false, 'connection refused'));
       return;
     }
@@ -381,131 +364,4 @@ export class Host {
     engine.wake(this.life, ({ ok, message }) => once(() => answer(ok, message)));
     engine.onDeath(() => once(() => answer(false, 'connection closed')));
   }
-
-  // -- the rules, by the world as it is
-
-  #beside(pod: SimPod): SimPod[] {
-    return this.#world.pods.filter(
-      (other) =>
-        other !== pod && other.engine && other.model.gpus.some((gpu) => pod.model.gpus.includes(gpu)),
-    );
-  }
-
-  #checkNoBootBeside(pod: SimPod, what: string): void {
-    for (const other of this.#beside(pod)) {
-      if (other.engine!.condition === 'booting' && other.launcherLife === this.life) {
-        this.#world.refuse('beside-a-boot', `${pod.uid} ${what} while ${other.uid} boots on its GPU`);
-      }
-    }
-  }
-
-  #checkResource(pod: SimPod, what: string): void {
-    if (!this.#everHeardResources) return;
-    for (const uuid of pod.uuids) {
-      if (!this.#resourcesHeard.has(uuid))
-        this.#world.refuse('resource', `${pod.uid} ${what} on ${uuid}, whose resource is gone`);
-    }
-  }
-
-  #checkSleep(pod: SimPod): void {
-    const { engine } = pod;
-    const { clock, pods } = this.#world;
-    this.#checkNoBootBeside(pod, 'sleeps');
-    this.#checkResource(pod, 'sleeps');
-    const bound = this.#resourcesHeard.get(pod.uuids[0]!)?.find(({ model }) => model === pod.model.name);
-    const popular = this.#everHeardResources && bound ? bound.popular : pod.settings.fairness.popular;
-    const rolls = pods.some((other) => other !== pod && other.model === pod.model);
-    if (popular && !rolls) this.#world.refuse('popular', `${pod.uid} is pinned and sleeps`);
-    if (engine && (engine.condition === 'sleeping' || engine.condition === 'waking')) {
-      this.#world.refuse('transition', `${pod.uid} is sent to sleep while ${engine.condition}`);
-    }
-    for (const other of this.#beside(pod)) {
-      if (other.engine!.condition === 'waking')
-        this.#world.refuse('overlap', `${pod.uid} sleeps while ${other.uid} wakes beside it`);
-    }
-    const turnMs = Math.min(turnMsMax, pod.leastMinRuntimeMs);
-    const servedMs = clock.nowMs - (pod.servingSinceMs ?? Number.NEGATIVE_INFINITY);
-    if (engine && engine.running.size > 0 && pod.attachedLife === this.life && servedMs < turnMs - 1) {
-      this.#world.refuse(
-        'turn',
-        `${pod.uid} is frozen with ${engine.running.size} running, ${Math.round(servedMs)} ms into a turn of ${turnMs} ms`,
-      );
-    }
-  }
-
-  #checkWake(pod: SimPod): void {
-    this.#checkNoBootBeside(pod, 'wakes');
-    const { engine } = pod;
-    if (engine && (engine.condition === 'sleeping' || engine.condition === 'waking')) {
-      this.#world.refuse('transition', `${pod.uid} is woken while ${engine.condition}`);
-    }
-    for (const other of this.#beside(pod)) {
-      if (other.engine!.condition === 'sleeping')
-        this.#world.refuse('overlap', `${pod.uid} wakes while ${other.uid} falls asleep beside it`);
-    }
-  }
-
-  #checkRestart(pod: SimPod): void {
-    this.#checkNoBootBeside(pod, 'is restarted');
-  }
-
-  #checkGrant(pod: SimPod): void {
-    this.#checkNoBootBeside(pod, 'is granted a boot');
-    this.#checkResource(pod, 'is granted a boot');
-    pod.knownStrangers = [...this.known];
-    pod.servingSinceMs = null;
-    if (this.#deletingHeard.has(pod.uid))
-      this.#world.refuse('grant', `${pod.uid} is granted a boot while it ends`);
-    for (const other of this.#beside(pod)) {
-      const { condition } = other.engine!;
-      if (condition === 'sleeping' || condition === 'waking') {
-        this.#world.refuse(
-          'beside-a-boot',
-          `${pod.uid} is granted a boot while ${other.uid} is ${condition}`,
-        );
-      }
-    }
-    for (const gpu of pod.model.gpus) {
-      if (this.#everHeardResources) {
-        const bound = this.#resourcesHeard.get(`GPU-${gpu}`)?.some(({ model }) => model === pod.model.name);
-        if (!bound)
-          this.#world.refuse('grant', `${pod.uid} is granted a boot on GPU ${gpu}, to which it is not bound`);
-      }
-    }
-  }
 }
-
-/** One line of the timeline. */
-export function describe(thing: PodEvent | ArbiterEffect): string {
-  const { type, ...rest } = thing as { type: string; [key: string]: unknown };
-  if (type === 'measured') {
-    const gpus = (
-      rest.gpus as { uuid: string; usedBytes: number; foreignBytes: number; byPod: Record<string, number> }[]
-    ).map(
-      ({ uuid, usedBytes, foreignBytes, byPod }) =>
-        `${uuid} used ${gib(usedBytes)}${foreignBytes > 0 ? ` strangers ${gib(foreignBytes)}` : ''} ${Object.entries(
-          byPod,
-        )
-          .map(([pod, bytes]) => `${pod} ${gib(bytes)}`)
-          .join(' ')}`,
-    );
-    return `measured since ${Math.round(rest.startedAtMs as number)}: ${gpus.join('; ')}`;
-  }
-  if (type === 'pods')
-    return `pods ${(rest.pods as { podUid: string; deleting: boolean }[]).map(({ podUid, deleting }) => podUid + (deleting ? '†' : '')).join(' ')}`;
-  if (type === 'gpu-resources')
-    return `gpu-resources ${(rest.resources as { uuid: string; bindings: unknown[] }[]).map(({ uuid, bindings }) => `${uuid}:${bindings.length}`).join(' ')}`;
-  if (type === 'attached') {
-    const { podUid, state, epoch, demand } = rest.hello as {
-      podUid: string;
-      state: string;
-      epoch: number;
-      demand: object;
-    };
-    return `attached ${podUid} ${state} epoch ${epoch} ${JSON.stringify(demand)}`;
-  }
-  const { podUid = '', ...more } = rest;
-  return `${type} ${podUid} ${JSON.stringify(more)}`.slice(0, 260);
-}
-
-const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(2)}G`;

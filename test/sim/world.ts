@@ -1,4 +1,5 @@
 /** One seed's node in virtual time: GPUs, pods, clients, the API server's lists, and everything that goes wrong. */
+import { ledgerView } from '../../agent/decide/arbiter/arbiter.ts';
 import type { GpuResourceFact } from '../../agent/decide/arbiter/words.ts';
 import { calmBoundMs, type Violation, waitBoundMs } from './checks.ts';
 import { Clock } from './clock.ts';
@@ -205,7 +206,8 @@ export class World {
     if (action.type !== 'arrive') this.note(() => `** ${JSON.stringify(action)}`);
     switch (action.type) {
       case 'arrive':
-        return this.#arrive(action);
+        this.#arrive(action);
+        return;
       case 'add': {
         const model = this.plan.models.find(({ name }) => name === action.model)!;
         if (!this.#newest(action.model)) this.#addPod(model, false);
@@ -234,7 +236,8 @@ export class World {
       case 'gpu-unusable':
       case 'gpu-vanishes':
       case 'stranger':
-        return this.#toGpu(action);
+        this.#toGpu(action);
+        return;
       default: {
         const pod = this.#newest(action.model);
         if (pod) this.#toPod(pod, action);
@@ -395,6 +398,11 @@ export class World {
         (phase === 'serving' && condition === 'awake') || (phase === 'asleep' && condition === 'asleep');
       if (!agrees) return `${pod.uid} is ${phase} for the agent and ${condition} in truth`;
       if (pod.model.popular && condition !== 'awake') return `${pod.uid} is pinned and ${condition}`;
+    }
+    for (const { uuid, roomBytes } of ledgerView(this.host.state)) {
+      const free = this.gpus.find((gpu) => gpu.uuid === uuid)!.freeBytes;
+      if (roomBytes > free)
+        return `the ledger sees ${roomBytes} bytes of room on ${uuid}, of which ${free} are free`;
     }
     return null;
   }

@@ -1,0 +1,141 @@
+/** What the agent may command, judged by the world as it is and by what the agent has been told of it. */
+import type { State } from '#proto/link.ts';
+import type { BindingFact } from '../../agent/decide/arbiter/words.ts';
+import type { PodEvent, SimPod } from './pod.ts';
+import type { World } from './world.ts';
+
+const turnMsMax = 60_000;
+
+export class Rules {
+  #world: World;
+  /** Bindings by GPU as the agent last heard them; null: it never has. */
+  #resources: Map<string, BindingFact[]> | null = null;
+  #deleting = new Set<string>();
+  #told = new Map<string, string>();
+
+  constructor(world: World) {
+    this.#world = world;
+  }
+
+  /** A new agent has heard nothing. */
+  forget(): void {
+    this.#resources = null;
+    this.#deleting.clear();
+    this.#told.clear();
+  }
+
+  heard(event: PodEvent): void {
+    if (event.type === 'pods') {
+      this.#deleting = new Set(event.pods.filter(({ deleting }) => deleting).map(({ podUid }) => podUid));
+    } else if (event.type === 'gpu-resources') {
+      this.#resources = new Map(event.resources.map(({ uuid, bindings }) => [uuid, bindings]));
+    } else if (event.type === 'attached') {
+      // One that has just attached is told its state, changed or not.
+      this.#told.delete(event.hello.podUid);
+    }
+  }
+
+  /** Only what changed is said. */
+  tells(pod: SimPod, { state, reason, bootReady, retryAfterMs }: State): void {
+    const retryAtMs = retryAfterMs > 0 ? Math.round(this.#world.clock.nowMs + retryAfterMs) : 0;
+    const now = JSON.stringify([state, reason, bootReady, retryAtMs]);
+    if (this.#told.get(pod.uid) === now) this.#world.refuse('tell', `${pod.uid} was told ${now} twice`);
+    this.#told.set(pod.uid, now);
+  }
+
+  barrier(pod: SimPod): void {
+    this.#told.delete(pod.uid);
+  }
+
+  #beside(pod: SimPod): SimPod[] {
+    return this.#world.pods.filter(
+      (other) =>
+        other !== pod && other.engine && other.model.gpus.some((gpu) => pod.model.gpus.includes(gpu)),
+    );
+  }
+
+  #checkNoBootBeside(pod: SimPod, what: string): void {
+    for (const other of this.#beside(pod)) {
+      if (other.engine!.condition === 'booting' && other.launcherLife === this.#world.host.life) {
+        this.#world.refuse('beside-a-boot', `${pod.uid} ${what} while ${other.uid} boots on its GPU`);
+      }
+    }
+  }
+
+  #checkResource(pod: SimPod, what: string): void {
+    if (!this.#resources) return;
+    for (const uuid of pod.uuids) {
+      if (!this.#resources.has(uuid))
+        this.#world.refuse('resource', `${pod.uid} ${what} on ${uuid}, whose resource is gone`);
+    }
+  }
+
+  sleeps(pod: SimPod): void {
+    const { engine } = pod;
+    const { clock, pods } = this.#world;
+    this.#checkNoBootBeside(pod, 'sleeps');
+    this.#checkResource(pod, 'sleeps');
+    const bound = this.#resources?.get(pod.uuids[0]!)?.find(({ model }) => model === pod.model.name);
+    const popular = bound ? bound.popular : pod.settings.fairness.popular;
+    const rolls = pods.some((other) => other !== pod && other.model === pod.model);
+    if (popular && !rolls) this.#world.refuse('popular', `${pod.uid} is pinned and sleeps`);
+    if (engine && (engine.condition === 'sleeping' || engine.condition === 'waking')) {
+      this.#world.refuse('transition', `${pod.uid} is sent to sleep while ${engine.condition}`);
+    }
+    for (const other of this.#beside(pod)) {
+      if (other.engine!.condition === 'waking')
+        this.#world.refuse('overlap', `${pod.uid} sleeps while ${other.uid} wakes beside it`);
+    }
+    const turnMs = Math.min(turnMsMax, pod.leastMinRuntimeMs);
+    const servedMs = clock.nowMs - (pod.servingSinceMs ?? Number.NEGATIVE_INFINITY);
+    if (
+      engine &&
+      engine.running.size > 0 &&
+      pod.attachedLife === this.#world.host.life &&
+      servedMs < turnMs - 1
+    ) {
+      this.#world.refuse(
+        'turn',
+        `${pod.uid} is frozen with ${engine.running.size} running, ${Math.round(servedMs)} ms into a turn of ${turnMs} ms`,
+      );
+    }
+  }
+
+  wakes(pod: SimPod): void {
+    this.#checkNoBootBeside(pod, 'wakes');
+    const { engine } = pod;
+    if (engine && (engine.condition === 'sleeping' || engine.condition === 'waking')) {
+      this.#world.refuse('transition', `${pod.uid} is woken while ${engine.condition}`);
+    }
+    for (const other of this.#beside(pod)) {
+      if (other.engine!.condition === 'sleeping')
+        this.#world.refuse('overlap', `${pod.uid} wakes while ${other.uid} falls asleep beside it`);
+    }
+  }
+
+  restarts(pod: SimPod): void {
+    this.#checkNoBootBeside(pod, 'is restarted');
+  }
+
+  grants(pod: SimPod): void {
+    this.#checkNoBootBeside(pod, 'is granted a boot');
+    this.#checkResource(pod, 'is granted a boot');
+    if (this.#deleting.has(pod.uid))
+      this.#world.refuse('grant', `${pod.uid} is granted a boot while it ends`);
+    for (const other of this.#beside(pod)) {
+      const { condition } = other.engine!;
+      if (condition === 'sleeping' || condition === 'waking') {
+        this.#world.refuse(
+          'beside-a-boot',
+          `${pod.uid} is granted a boot while ${other.uid} is ${condition}`,
+        );
+      }
+    }
+    for (const gpu of pod.model.gpus) {
+      const bindings = this.#resources?.get(`GPU-${gpu}`);
+      if (bindings && !bindings.some(({ model }) => model === pod.model.name)) {
+        this.#world.refuse('grant', `${pod.uid} is granted a boot on GPU ${gpu}, to which it is not bound`);
+      }
+    }
+  }
+}
