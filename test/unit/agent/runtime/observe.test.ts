@@ -10,7 +10,7 @@ import {
 } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { createMeasurementKeeper } from '../../../../agent/act/keep-measurement.ts';
 import { readKeptMeasurement } from '../../../../agent/observe/kept-measurements.ts';
 import { type Measurement, startMeasuring } from '../../../../agent/observe/measuring.ts';
@@ -79,7 +79,26 @@ describe('pod directories', () => {
     expect(readdirSync(root)).toEqual([]);
   });
 
-  it('of pods that are listed, connected or new are not removed', () => {
+  it('of pods that ended are removed after a minute, links in them not followed; listed and connected ones stay', async () => {
+    vi.useFakeTimers({ toFake: ['performance'] });
+    afterwards(() => void vi.useRealTimers());
+    const precious = join(folder(), 'precious');
+    mkdirSync(precious);
+    writeFileSync(join(precious, 'file'), 'kept');
+    const root = join(folder(), 'pods');
+    for (const n of [1, 2, 3]) mkdirSync(join(root, podUid(n)), { recursive: true });
+    symlinkSync(precious, join(root, podUid(1), 'link'));
+    const { directories, seen } = look(root);
+    vi.advanceTimersByTime(61_000);
+    directories.removeDead(new Set([podUid(2)]), (uid) => uid === podUid(3));
+    vi.useRealTimers();
+    await until('its end', () => !existsSync(join(root, podUid(1))));
+    expect(seen.filter((text) => text.startsWith('-'))).toEqual([`-${podUid(1)}`]);
+    expect(readdirSync(root).sort()).toEqual([podUid(2), podUid(3)]);
+    expect(readFileSync(join(precious, 'file'), 'utf8')).toBe('kept');
+  });
+
+  it('of pods that are new are not removed', () => {
     const { root, directories, seen } = look();
     mkdirSync(join(root, podUid(1)));
     directories.removeDead(new Set(), () => false);
