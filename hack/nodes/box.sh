@@ -58,11 +58,12 @@ stop() {
 }
 # A component that died by itself comes back, as systemd would do it.
 revive() {
-  local name
+  local name code
   for name in "${!running[@]}"; do
     kill -0 "${running[$name]}" 2>/dev/null && continue
     wait "${running[$name]}"
-    echo "$(date -Is) $name ended with $?, starting it again"
+    code=$?
+    echo "$(date -Is) $name ended with $code, starting it again"
     run "$name"
   done
 }
