@@ -4,6 +4,7 @@ import { defineConfig } from 'vitest/config';
 export default defineConfig({
   test: {
     include: ['test/cluster/**/*.test.ts'],
+    globalSetup: ['test/cluster/harness/setup.ts'],
     fileParallelism: false,
     testTimeout: 240_000,
     hookTimeout: 300_000,
