@@ -3,7 +3,8 @@
  *
  * A suite answers with how many of its checks passed and failed; a step that cannot run counts as one failure.
  */
-import { suites } from './suites.ts';
+import { parseArgs } from 'node:util';
+import { type Sizes, suites } from './suites.ts';
 
 const help = `usage: ./hack/test [NAME...] [--seeds N] [--requests N]
 suites: ${Object.keys(suites)
@@ -13,25 +14,40 @@ without a name: the gate (${Object.keys(suites)
   .filter((name) => suites[name]?.gate)
   .join(', ')})`;
 
+/** Names of suites and the sizes. @throws Error that names a flag that is not known or not a number */
+function parse(args: string[]): { named: string[]; sizes: Sizes } {
+  const { values, positionals } = parseArgs({
+    args,
+    allowPositionals: true,
+    options: { seeds: { type: 'string' }, requests: { type: 'string' } },
+  });
+  const size = (flag: 'seeds' | 'requests'): number | undefined => {
+    const text = values[flag];
+    if (text === undefined) return undefined;
+    if (!/^[1-9][0-9]{0,6}$/.test(text)) throw new Error(`--${flag} ${text}: a number from 1 to 9999999`);
+    return Number(text);
+  };
+  return { named: positionals, sizes: { seeds: size('seeds'), requests: size('requests') } };
+}
+
 async function main(args: string[]): Promise<number> {
   if (args.includes('--help')) {
     console.log(help);
     return 0;
   }
-  const named = args.filter((arg, at) => !arg.startsWith('--') && !args[at - 1]?.startsWith('--'));
+  const { named, sizes } = parse(args);
   const unknown = named.filter((name) => !suites[name]);
   if (unknown.length > 0) {
     console.error(`./hack/test: no suite is called ${unknown.join(', ')}\n${help}`);
     return 2;
   }
   const chosen = named.length > 0 ? named : Object.keys(suites).filter((name) => suites[name]?.gate);
-  const flags = args.filter((arg) => !named.includes(arg));
   let passed = 0;
   let failed = 0;
   for (const name of chosen) {
     const began = Date.now();
     console.log(`\n== ${name}: ${suites[name]?.what}`);
-    const result = await suites[name]!.run(flags);
+    const result = await suites[name]!.run(sizes);
     passed += result.passed;
     failed += result.failed;
     console.log(
@@ -42,4 +58,9 @@ async function main(args: string[]): Promise<number> {
   return failed > 0 || passed === 0 ? 1 : 0;
 }
 
-process.exitCode = await main(process.argv.slice(2));
+try {
+  process.exitCode = await main(process.argv.slice(2));
+} catch (error) {
+  console.error(`./hack/test: ${error instanceof Error ? error.message : String(error)}\n${help}`);
+  process.exitCode = 2;
+}

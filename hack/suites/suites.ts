@@ -1,22 +1,77 @@
 /** The suites of ./hack/test by name: what each shows, whether the gate runs it, and how. */
 import { type Result, step, sum, vitest } from './run.ts';
 
+export interface Sizes {
+  /** Seeds of simulated schedules and of kills at random moments. */
+  seeds: number | undefined;
+  /** Requests of the tests that send many. */
+  requests: number | undefined;
+}
+
 export interface Suite {
   what: string;
   gate: boolean;
-  run: (flags: string[]) => Promise<Result>;
+  run: (sizes: Sizes) => Promise<Result>;
 }
 
+/** Simulated schedules where no size is given: about a minute on two cores. */
+const seedsDefault = 1_000;
+const seedsQuick = 500;
+/** A size can make any of these long; without one none takes more than this, ms. */
+const simMsMax = 60 * 60_000;
+
+const sizeVariables = ({ seeds, requests }: Sizes): Record<string, string> => ({
+  ...(seeds !== undefined && { GREENTHREAD_TEST_SEEDS: String(seeds) }),
+  ...(requests !== undefined && { GREENTHREAD_TEST_REQUESTS: String(requests) }),
+});
+
+const unit = async (): Promise<Result> =>
+  sum(
+    await step('types', 'tsc', []),
+    await step('lint and format', 'biome', ['check', '--error-on-warnings']),
+    await step('generated files', 'node', ['hack/generate/main.ts', '--check']),
+    await vitest('unit', ['--config', 'vitest.config.ts']),
+  );
+
+const sim = (seeds: number): Promise<Result> =>
+  step('sim', 'node', ['test/sim/main.ts', '--seeds', String(seeds)], simMsMax);
+
+const cluster = (sizes: Sizes, gpus: string, folders: string[]): Promise<Result> =>
+  vitest('cluster', ['--config', 'test/cluster/vitest.config.ts', ...folders], {
+    ...sizeVariables(sizes),
+    GREENTHREAD_TEST_GPUS: gpus,
+  });
+
 export const suites: Record<string, Suite> = {
-  unit: {
-    what: 'types, lint and format, the rules as tests, unit tests',
+  unit: { what: 'types, lint and format, the rules as tests, unit tests', gate: true, run: unit },
+  sim: {
+    what: 'the arbiter through simulated schedules with faults; --seeds N',
     gate: true,
-    run: async () =>
+    run: ({ seeds = seedsDefault }) => sim(seeds),
+  },
+  contract: {
+    what: 'the simulated hardware and engine as processes, held to the real ones’ recorded behaviour',
+    gate: true,
+    run: () => vitest('contract', ['--config', 'test/contract/vitest.config.ts']),
+  },
+  node: {
+    what: 'agent, launchers, sidecars and engines as processes of one node without Kubernetes',
+    gate: true,
+    run: () => vitest('node', ['--config', 'test/node/vitest.config.ts']),
+  },
+  cluster: {
+    what: 'everything on a real cluster with simulated GPUs; --seeds N, --requests N',
+    gate: true,
+    run: (sizes) => cluster(sizes, 'a40:2,t4:1', []),
+  },
+  quick: {
+    what: `unit, ${seedsQuick} seeds, and one node of the cluster`,
+    gate: false,
+    run: async (sizes) =>
       sum(
-        await step('types', 'tsc', []),
-        await step('lint and format', 'biome', ['check', '--error-on-warnings']),
-        await step('generated files', 'node', ['hack/generate/main.ts', '--check']),
-        await vitest('unit', ['--config', 'vitest.config.ts']),
+        await unit(),
+        await sim(seedsQuick),
+        await cluster(sizes, 'a40:2', ['test/cluster/api', 'test/cluster/one-node']),
       ),
   },
 };

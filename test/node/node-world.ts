@@ -19,7 +19,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { defaultSettings, formatSettings, type Settings } from '#proto/settings.ts';
-import { gpuBinaries, python } from '../unit/hack/gpu-node.ts';
+import { gpuBinaries, python } from '../contract/gpu-node.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 /** Control groups are made here: version 1's controller for pids, or version 2's one tree. */

@@ -1,6 +1,6 @@
 /** The simulated engine's sleep and wake: memory, streams, refusals. */
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { type Engine, GpuNode, until } from './gpu-node.ts';
+import { type Engine, GpuNode, until } from '../gpu-node.ts';
 
 let node: GpuNode;
 let engine: Engine;

@@ -18,7 +18,7 @@ import { promisify } from 'node:util';
 import { Agent, type Dispatcher, request } from 'undici';
 
 const run = promisify(execFile);
-const root = fileURLToPath(new URL('../../..', import.meta.url));
+const root = fileURLToPath(new URL('../..', import.meta.url));
 const buildMsMax = 120_000;
 const commandMsMax = 5_000;
 const untilMsMax = 8_000;

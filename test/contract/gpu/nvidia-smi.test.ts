@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { XMLParser, XMLValidator } from 'fast-xml-parser';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { GpuNode, python, until } from './gpu-node.ts';
+import { GpuNode, python, until } from '../gpu-node.ts';
 
 const fixtures = fileURLToPath(new URL('../../fixtures/nvidia-smi', import.meta.url));
 

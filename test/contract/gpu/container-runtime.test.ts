@@ -2,7 +2,7 @@
 import { chmodSync, existsSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type Answer, GpuNode } from './gpu-node.ts';
+import { type Answer, GpuNode } from '../gpu-node.ts';
 
 let node: GpuNode;
 beforeAll(async () => {

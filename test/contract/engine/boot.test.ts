@@ -2,7 +2,7 @@
 import { readdirSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { GpuNode, until } from './gpu-node.ts';
+import { GpuNode, until } from '../gpu-node.ts';
 
 /** Each test has a node of its own, and they run side by side: most of their time is waiting. */
 const nodes: GpuNode[] = [];

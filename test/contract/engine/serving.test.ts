@@ -1,7 +1,7 @@
 /** The simulated engine's HTTP, awake. */
 import { connect } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type Engine, GpuNode, until } from './gpu-node.ts';
+import { type Engine, GpuNode, until } from '../gpu-node.ts';
 
 let node: GpuNode;
 let engine: Engine;
