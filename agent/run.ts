@@ -53,7 +53,11 @@ export async function run(kubeconfig: string | undefined): Promise<void> {
       run: createRunSmi(),
       log,
     });
-    log.info('the agent runs', { node: environment.node, pods: environment.podsDir, metrics: agent.metricsPort });
+    log.info('the agent runs', {
+      node: environment.node,
+      pods: environment.podsDir,
+      metrics: agent.metricsPort,
+    });
   } catch (error) {
     startLog.error('the agent cannot start', { error: errorText(error) });
     process.exit(1);

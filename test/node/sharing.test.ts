@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createNodeWorld, type NodeWorld, type Pod, until } from './node-world.ts';
 
+const requests = 200;
 let world: NodeWorld;
 let pods: Pod[];
 
@@ -22,12 +23,15 @@ describe('two models that do not fit together', () => {
       await until(`${pod.model} to have booted`, async () => (await world.status(pod)).bootReady);
   });
 
-  it('both answer, turn by turn', async () => {
-    for (let n = 0; n < 10; n++) {
+  it(`both answer ${requests} questions turn by turn, no token without its bytes`, async () => {
+    for (let n = 0; n < requests; n++) {
       const pod = pods[n % 2]!;
       const answer = await world.chat(pod, `say nonce-${n}${n}`);
       expect(answer).toMatchObject({ status: 200, text: expect.stringContaining(`nonce-${n}${n}`) });
     }
     expect(world.violations()).toEqual([]);
+    const tokens = world.tokens();
+    expect(tokens.length).toBeGreaterThan(requests);
+    expect(tokens.filter(({ awake, bytes }) => !awake || bytes < 2 ** 30)).toEqual([]);
   });
 });
