@@ -313,6 +313,11 @@ export async function createNodeWorld(gpus = 'a40:1'): Promise<NodeWorld> {
         await end(pod.launcher, 'SIGKILL');
         await removeCgroup(pod);
       }
+      try {
+        rmdirSync(join(cgroupRoot, 'greenthread-test'));
+      } catch {
+        // another world is still there
+      }
       rmSync(folder, { recursive: true, force: true });
     },
   };
