@@ -34,30 +34,40 @@ export function component(plan: Plan, model: ModelPlan): ModelPlan[] {
   return plan.models.filter((other) => other.gpus.some((gpu) => gpus.has(gpu)));
 }
 
+/** The longest of each part of a switch among these models, ms; settings that change while it runs count at their longest. */
+function longest(plan: Plan, near: ModelPlan[]) {
+  const changes = plan.actions.flatMap((action) => (action.type === 'settings' ? [action.change] : []));
+  const all = [...near, ...changes];
+  const switching =
+    highest(near.map((one) => one.sleepMs)) + highest(near.map((one) => one.wakeMs)) + slackMs;
+  const minRuntime = highest(all.map((one) => one.minRuntimeMs ?? 0));
+  const measuredSwitch = highest(near.map((one) => one.sleepMs + one.wakeMs)) + slackMs;
+  const turn = Math.min(turnMsMax, Math.max(minRuntime, 4 * measuredSwitch));
+  const drain = highest(all.map((one) => one.drainTimeoutMs ?? 0));
+  const force = highest(all.map((one) => one.maxWaitTimeMs ?? 0));
+  const priorities = new Set(all.flatMap(({ priority }) => (priority === undefined ? [] : [priority])));
+  return { turn, drain, force, switching, equal: priorities.size <= 1 };
+}
+
 /**
- * How long a waiter may wait when nothing fails: its age bound, then for each model of its component at most one turn, one
- * drain and one switch, and each of their boots once with what it waits for.
+ * How long a waiter may wait when nothing fails and nothing boots: each model of its component goes before it at most once,
+ * each for a turn (or until it may be forced), a drain and a switch; with unequal priorities that begins when it has aged.
  */
 export function waitBoundMs(plan: Plan, model: ModelPlan): number {
   const near = component(plan, model);
-  // Settings that change while it runs: the longest that any may have.
-  const changes = plan.actions.flatMap((action) => (action.type === 'settings' ? [action.change] : []));
-  const turn = Math.min(
-    turnMsMax,
-    Math.max(
-      highest([...near, ...changes].map((one) => one.minRuntimeMs ?? 0)),
-      4 * highest(near.map((one) => one.sleepMs + one.wakeMs + slackMs)),
-    ),
-  );
-  const drain = highest([...near, ...changes].map((one) => one.drainTimeoutMs ?? 0));
-  const force = highest([...near, ...changes].map((one) => one.maxWaitTimeMs ?? 0));
-  const switching =
-    highest(near.map((one) => one.sleepMs)) + highest(near.map((one) => one.wakeMs)) + slackMs;
-  const boots = sum(near.map((one) => one.bootMs + slackMs + turn + drain + switching));
-  return Math.max(agedMs, force) + near.length * (turn + drain + switching) + boots + bootAgedMs;
+  const { turn, drain, force, switching, equal } = longest(plan, near);
+  return (equal ? 0 : agedMs) + near.length * (Math.max(turn, force) + drain + switching);
+}
+
+/** The same while pods of its component boot: each once, aged, with what it waits for. */
+export function waitBoundWithBootsMs(plan: Plan, model: ModelPlan): number {
+  const near = component(plan, model);
+  const { turn, drain, force, switching } = longest(plan, near);
+  const boots = sum(near.map((one) => one.bootMs + Math.max(turn, force) + drain + switching));
+  return waitBoundMs(plan, model) + bootAgedMs + boots;
 }
 
 /** After the last fault everything pending is finished within this. */
 export function calmBoundMs(plan: Plan): number {
-  return hangMs + backoffMs + 2 * highest(plan.models.map((model) => waitBoundMs(plan, model)));
+  return hangMs + backoffMs + 2 * highest(plan.models.map((model) => waitBoundWithBootsMs(plan, model)));
 }

@@ -30,6 +30,9 @@ export interface Answer {
   message: string;
 }
 
+/** Late growth stays within the head room that the arbiter keeps. */
+const growthBytesMax = 240 * 2 ** 20;
+
 const lostText = 'out of memory';
 
 export class SimEngine {
@@ -203,7 +206,7 @@ export class SimEngine {
 
   /** It takes a little more while awake. */
   grow(bytes: number): void {
-    if (this.condition !== 'awake') return;
+    if (this.condition !== 'awake' || this.grownBytes + bytes > growthBytesMax) return;
     if (this.#ground.hold(this, this.bytes + bytes)) this.grownBytes += bytes;
     else this.die(`torch.OutOfMemoryError: CUDA ${lostText}`);
   }

@@ -19,7 +19,7 @@ const sleepTimeoutMs = 120_000;
 const wakeTimeoutMs = 60_000;
 const askTimeoutMs = 3_000;
 const settleMsMax = 3_000;
-const measureEveryMs = 10_000;
+const measureEveryMs = 5_000;
 /** What strangers hold by the last measurement that the agent had heard; a command is judged by that. */
 export type KnownStrangers = number[];
 
@@ -32,6 +32,8 @@ export class Host {
   stalledUntilMs = 0;
   known: KnownStrangers;
   measureDelayMs = 0;
+  /** It dies right after commanding this. */
+  deadlyEffect: { type: ArbiterEffect['type']; forMs: number } | null = null;
   #world: World;
   #backlog: PodEvent[] = [];
   #timer: Appointment | null = null;
@@ -166,6 +168,11 @@ export class Host {
     for (const effect of effects) {
       if (!this.alive || this.#world.violation) return;
       this.#carryOut(effect);
+      if (this.deadlyEffect?.type !== effect.type) continue;
+      const { forMs } = this.deadlyEffect;
+      this.deadlyEffect = null;
+      this.#world.agentDies(forMs);
+      return;
     }
   }
 
@@ -245,15 +252,15 @@ export class Host {
         if (state.state === 'SERVING' && pod.told?.state !== 'SERVING')
           pod.servingSinceMs ??= this.#world.clock.nowMs;
         pod.told = state;
-        this.#world.refuse('epoch', pod.hear(this.life, { state }));
+        pod.hear(this.life, { state });
         return;
       }
       case 'barrier':
         this.#rules.barrier(pod);
-        this.#world.refuse('epoch', pod.hear(this.life, { barrier: effect.epoch }));
+        pod.hear(this.life, { barrier: effect.epoch });
         return;
       case 'end':
-        this.#world.refuse('epoch', pod.hear(this.life, { end: true }));
+        pod.hear(this.life, { end: true });
         return;
       case 'grant':
         this.#rules.grants(pod);

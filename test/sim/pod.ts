@@ -14,6 +14,7 @@ export type PodEvent = Untimed<ArbiterEvent>;
 /** What a pod needs of its node. */
 export interface PodGround extends Ground {
   clock: Clock;
+  refuse(kind: string, text: string): void;
   /** To the agent; lost when it is dead. */
   post(event: PodEvent): void;
   agentLife(): number;
@@ -217,20 +218,20 @@ export class SimPod {
     this.#ground.clock.after(this.#random.between(1, 100), () => this.attach());
   }
 
-  /** What the agent said on this link. @returns a sentence when it breaks the protocol */
-  hear(life: number, message: { state: State } | { barrier: number } | { end: true }): string | null {
-    if (this.attachedLife !== life || !this.door) return null;
-    const epoch = 'state' in message ? message.state.epoch : 'barrier' in message ? message.barrier : null;
-    if (epoch !== null) {
-      if (epoch <= this.#epoch) return `${this.uid} was told epoch ${epoch} after ${this.#epoch}`;
-      this.#epoch = epoch;
-    }
-    this.#ground.clock.after(0.3, () => this.#obey(life, message));
-    return null;
+  /** What the agent said on this link; what is on its way when the link breaks is lost. */
+  hear(life: number, message: { state: State } | { barrier: number } | { end: true }): void {
+    if (this.attachedLife === life && this.door)
+      this.#ground.clock.after(0.3, () => this.#obey(life, message));
   }
 
   #obey(life: number, message: { state: State } | { barrier: number } | { end: true }): void {
     if (this.attachedLife !== life || !this.door) return;
+    const epoch = 'state' in message ? message.state.epoch : 'barrier' in message ? message.barrier : null;
+    if (epoch !== null) {
+      if (epoch <= this.#epoch)
+        this.#ground.refuse('epoch', `${this.uid} was told epoch ${epoch} after ${this.#epoch}`);
+      this.#epoch = epoch;
+    }
     if ('state' in message) this.door.told(message.state);
     else if ('barrier' in message) this.door.barrier(message.barrier);
     else this.door.end();

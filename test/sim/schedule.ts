@@ -31,8 +31,21 @@ export type OneShotFault =
   | 'boot-fails'
   | 'boot-hangs';
 
+const deadlyEffects = [
+  'barrier',
+  'sleep-engine',
+  'measure',
+  'wake-engine',
+  'grant',
+  'tell',
+  'restart-engine',
+] as const;
+export type DeadlyEffect = (typeof deadlyEffects)[number];
+
 export type Action = { atMs: number } & (
   | { type: 'arrive'; model: string; workMs: number; patienceMs: number | null }
+  /** Clients that each ask again as soon as they are served, `requests` times in all. */
+  | { type: 'loop'; model: string; clients: number; workMs: number; thinkMs: number; requests: number }
   | { type: 'add'; model: string }
   | { type: 'roll'; model: string; fails: boolean }
   | { type: 'delete'; model: string }
@@ -50,6 +63,8 @@ export type Action = { atMs: number } & (
   | { type: 'sidecar-restarts'; model: string; forMs: number }
   | { type: 'link-flaps'; model: string; forMs: number }
   | { type: 'agent-dies'; forMs: number }
+  /** The agent dies right after it has commanded this for the next time. */
+  | { type: 'agent-dies-after'; effect: DeadlyEffect; forMs: number }
   | { type: 'api-away'; forMs: number }
   | { type: 'resource-gone'; gpu: number; forMs: number }
   | { type: 'gpu-unusable'; gpu: number; forMs: number }
@@ -97,10 +112,10 @@ const eventsMean = 160;
 function modelPlan(
   random: Random,
   at: number,
-  plan: { gpus: number; gpuBytes: number },
+  plan: { gpus: number; gpuBytes: number; contended: boolean },
   popularBytes: number[],
 ): ModelPlan {
-  const { gpus, gpuBytes } = plan;
+  const { gpus, gpuBytes, contended } = plan;
   const wanted = random.chance(0.25) ? random.int(2, Math.max(2, gpus)) : 1;
   const first = random.int(0, gpus - 1);
   const chosen = [...Array(Math.min(wanted, gpus)).keys()].map((at) => (first + at) % gpus);
@@ -109,7 +124,7 @@ function modelPlan(
   const popular = mayBePopular && random.chance(0.25);
   const share = popular
     ? random.between(0.1, 0.3)
-    : random.chance(0.5)
+    : random.chance(contended ? 0.9 : 0.5)
       ? random.between(0.75, 1)
       : random.between(0.15, 0.6);
   const reservedBytes = Math.round(most * share);
@@ -118,9 +133,9 @@ function modelPlan(
     name: `m${at + 1}`,
     gpus: chosen,
     reservedBytes,
-    awakeBytes: Math.round(reservedBytes * random.between(0.85, 1)),
+    awakeBytes: Math.round(reservedBytes * (random.chance(0.5) ? 1 : random.between(0.85, 1))),
     residueBytes: random.chance(0.4) ? 0 : Math.round(random.between(100, 500)) * MiB,
-    bootMs: random.between(2_000, 60_000),
+    bootMs: contended ? random.between(1_000, 8_000) : random.between(2_000, 60_000),
     sleepMs: random.chance(0.2) ? random.between(1_000, 10_000) : random.between(20, 400),
     wakeMs: random.chance(0.2) ? random.between(1_000, 6_000) : random.between(50, 800),
     popular,
@@ -140,6 +155,31 @@ function arrivals(random: Random, model: ModelPlan, untilMs: number, budget: num
   const perBurst = { rare: 1, burst: 8, steady: 1, rush: 3 }[habit];
   const workMs = random.pick([100, 500, 2_000, 8_000]);
   const leaver = random.pick([0, 0, 0.1, 0.4]);
+  if (random.chance(0.3)) {
+    const atMs = random.between(0, untilMs / 2);
+    const clients = random.int(1, 4);
+    const work = random.pick([200, 1_000, 5_000]);
+    actions.push({
+      atMs,
+      type: 'loop',
+      model: model.name,
+      clients,
+      workMs: work,
+      thinkMs: random.pick([0, 0, 3, 200]),
+      requests: budget,
+    });
+    if (random.chance(0.5)) return actions;
+  }
+  if (random.chance(0.15)) {
+    const atMs = random.between(0, untilMs);
+    actions.push({
+      atMs,
+      type: 'arrive',
+      model: model.name,
+      workMs: random.between(20_000, 90_000),
+      patienceMs: null,
+    });
+  }
   for (
     let atMs = random.between(0, 20_000);
     atMs < untilMs && actions.length < budget;
@@ -182,7 +222,11 @@ const makers: Record<Trouble, Maker> = {
   launchers: (_random, _plan, model) => now({ type: 'launcher-restarts', model }),
   sidecars: (random, _plan, model) =>
     now({ type: random.pick(['sidecar-restarts', 'link-flaps']), model, forMs: random.exponential(1_500) }),
-  agent: (random) => now({ type: 'agent-dies', forMs: random.pick([5, 300, 2_000, 8_000]) }),
+  agent: (random) => {
+    const forMs = random.pick([5, 300, 2_000, 8_000]);
+    if (random.chance(0.3)) return now({ type: 'agent-dies', forMs });
+    return now({ type: 'agent-dies-after', effect: random.pick(deadlyEffects), forMs });
+  },
   api: (random) => now({ type: 'api-away', forMs: random.exponential(30_000) }),
   resources: (random, _plan, _model, gpu) =>
     now({ type: 'resource-gone', gpu, forMs: random.exponential(10_000) }),
@@ -217,7 +261,7 @@ const makers: Record<Trouble, Maker> = {
     ]);
     return now({ type: 'settings', model, change });
   },
-  growth: (random, _plan, model) => now({ type: 'engine-grows', model, bytes: random.int(1, 60) * MiB }),
+  growth: (random, _plan, model) => now({ type: 'engine-grows', model, bytes: random.int(1, 120) * MiB }),
   'slow-measurements': (random) =>
     now({ type: 'measurements-slow', forMs: random.exponential(20_000), byMs: random.pick([1_000, 5_000]) }),
 };
@@ -225,24 +269,23 @@ const makers: Record<Trouble, Maker> = {
 /** All that one seed does, drawn before anything runs. */
 export function planFor(seed: number): Plan {
   const random = randomFor(seed, 'plan');
-  const gpus = random.pick([1, 1, 2, 2, 3, 4, 8]);
+  const contended = random.chance(0.4);
+  const gpus = contended ? random.int(1, 2) : random.pick([1, 1, 2, 2, 3, 4, 8]);
   const gpuBytes = random.pick([16, 24, 48, 80]) * GiB;
   const popularBytes = Array<number>(gpus).fill(0);
-  const count = random.int(2, Math.min(12, 3 + 2 * gpus));
+  const count = contended ? random.int(2, 4) : random.int(2, Math.min(12, 3 + 2 * gpus));
   const models = Array.from({ length: count }, (_, at) =>
-    modelPlan(random, at, { gpus, gpuBytes }, popularBytes),
+    modelPlan(random, at, { gpus, gpuBytes, contended }, popularBytes),
   );
   const calmAtMs = random.pick([60_000, 180_000, 300_000]);
-  const faultless = random.chance(0.2);
+  const faultless = random.chance(0.25);
   const plan: Plan = { seed, gpus, gpuBytes, models, actions: [], calmAtMs, faultless };
   for (const model of models) {
     const late = random.chance(0.3) ? random.exponential(20_000) : random.between(0, 2_000);
     plan.actions.push({ atMs: late, type: 'add', model: model.name });
     plan.actions.push(...arrivals(random, model, calmAtMs, Math.ceil(eventsMean / Math.sqrt(count))));
   }
-  const on = troubles.filter(
-    (kind) => (kind === 'settings' || !faultless) && random.chance(faultless ? 0.3 : 0.35),
-  );
+  const on = troubles.filter((kind) => (kind === 'settings' || !faultless) && random.chance(0.35));
   for (const kind of on) {
     const times = random.int(1, 4);
     for (let time = 0; time < times; time++) {

@@ -1,7 +1,7 @@
 /** One seed's node in virtual time: GPUs, pods, clients, the API server's lists, and everything that goes wrong. */
 import { ledgerView } from '../../agent/decide/arbiter/arbiter.ts';
 import type { GpuResourceFact } from '../../agent/decide/arbiter/words.ts';
-import { calmBoundMs, type Violation, waitBoundMs } from './checks.ts';
+import { calmBoundMs, type Violation, waitBoundMs, waitBoundWithBootsMs } from './checks.ts';
 import { Clock } from './clock.ts';
 import type { SimEngine } from './engine.ts';
 import type { Client, Outcome } from './frontdoor.ts';
@@ -28,6 +28,8 @@ export class World {
   #resourceGone = new Set<number>();
   #podCount = 0;
   #events = 0;
+  #lastBootMs = 0;
+  #afterEnd = new Map<Client, () => void>();
   #listsPending = false;
 
   constructor(plan: Plan, options: { timeline: boolean }) {
@@ -44,9 +46,9 @@ export class World {
     this.timeline.push(`${(this.clock.nowMs / 1000).toFixed(4).padStart(11)} ${text()}`);
   }
 
-  /** A rule is broken; null: it is not. */
-  refuse(kind: string, text: string | null): void {
-    if (text === null || this.violation) return;
+  /** A rule is broken. */
+  refuse(kind: string, text: string): void {
+    if (this.violation) return;
     this.violation = { kind, text, atMs: this.clock.nowMs };
     this.note(() => `!! ${kind}: ${text}`);
   }
@@ -78,6 +80,7 @@ export class World {
   readonly #ground = {
     clock: this.clock,
     post: (event: Parameters<Host['post']>[0]) => this.host.post(event),
+    refuse: (kind: string, text: string) => this.refuse(kind, text),
     agentLife: () => (this.host.alive ? this.host.life : -1),
     hold: (engine: SimEngine, bytes: number) => this.#hold(engine, bytes),
     died: (engine: SimEngine, tail: string) => this.#died(engine, tail),
@@ -132,6 +135,8 @@ export class World {
     if (client.outcome !== null)
       this.refuse('request', `request ${client.id} ended twice: ${client.outcome}, ${outcome}`);
     client.outcome = outcome;
+    this.#afterEnd.get(client)?.();
+    this.#afterEnd.delete(client);
   }
 
   // -- desired state
@@ -187,6 +192,7 @@ export class World {
 
   /** The controller ends the old pod when the new one is up. */
   #replaceOld(pod: SimPod): void {
+    this.#lastBootMs = this.clock.nowMs;
     const older = this.pods.filter((other) => other !== pod && other.model === pod.model && !other.deleting);
     this.clock.after(this.random.between(100, 2_000), () => {
       if (pod.isOver || pod.deleting) return;
@@ -213,11 +219,14 @@ export class World {
         if (!this.#newest(action.model)) this.#addPod(model, false);
         return;
       }
+      case 'loop':
+        for (let client = 0; client < action.clients; client++) this.#loop(action, { left: action.requests });
+        return;
       case 'agent-dies':
-        this.host.die();
-        this.clock.after(action.forMs, () => {
-          if (!this.host.alive) this.host.start();
-        });
+        this.agentDies(action.forMs);
+        return;
+      case 'agent-dies-after':
+        this.host.deadlyEffect = { type: action.effect, forMs: action.forMs };
         return;
       case 'api-away':
         this.apiUp = false;
@@ -245,15 +254,35 @@ export class World {
     }
   }
 
+  agentDies(forMs: number): void {
+    if (!this.host.alive) return;
+    this.note(() => '** the agent is killed');
+    this.host.die();
+    this.clock.after(forMs, () => {
+      if (!this.host.alive) this.host.start();
+    });
+  }
+
+  /** One client that asks again and again. */
+  #loop(action: Action & { type: 'loop' }, budget: { left: number }): void {
+    if (this.calm || budget.left-- <= 0) return;
+    const pauseMs = (): number => action.thinkMs * this.random.between(0.5, 1.5);
+    const again = (): void => void this.clock.after(pauseMs(), () => this.#loop(action, budget));
+    const client = this.#arrive({ ...action, type: 'arrive', patienceMs: null });
+    if (!client) this.clock.after(5_000, () => this.#loop(action, budget));
+    else if (client.outcome === null) this.#afterEnd.set(client, again);
+    else this.clock.after(1_000, () => this.#loop(action, budget));
+  }
+
   #apiBack(): void {
     this.apiUp = true;
     this.#changed();
   }
 
-  #arrive(action: Action & { type: 'arrive' }): void {
+  #arrive(action: Action & { type: 'arrive' }): Client | null {
     const open = this.pods.filter((pod) => pod.model.name === action.model && pod.door && !pod.isOver);
     const pod = open.find(({ deleting }) => !deleting) ?? open[0];
-    if (!pod) return;
+    if (!pod) return null;
     const id = this.clients.length + 1;
     const client: Client = {
       id,
@@ -269,6 +298,7 @@ export class World {
     const { door } = pod;
     door!.arrive(client);
     if (action.patienceMs !== null) this.clock.after(action.patienceMs, () => door!.leave(id));
+    return client;
   }
 
   #toGpu(action: Action & { gpu: number; forMs: number }): void {
@@ -312,6 +342,8 @@ export class World {
           | 'arrive'
           | 'add'
           | 'agent-dies'
+          | 'agent-dies-after'
+          | 'loop'
           | 'api-away'
           | 'stall'
           | 'measurements-slow'
@@ -367,6 +399,7 @@ export class World {
     this.apiUp = true;
     this.#resourceGone.clear();
     this.host.measureDelayMs = 0;
+    this.host.deadlyEffect = null;
     for (const gpu of this.gpus) {
       gpu.usable = true;
       gpu.present = true;
@@ -413,7 +446,8 @@ export class World {
       if (client.passedMs === null) continue;
       const model = this.plan.models.find(({ name }) => name === client.model)!;
       const waitedMs = client.passedMs - client.arrivedMs;
-      const bound = waitBoundMs(this.plan, model);
+      const booted = client.arrivedMs >= this.#lastBootMs;
+      const bound = (booted ? waitBoundMs : waitBoundWithBootsMs)(this.plan, model);
       if (waitedMs > bound)
         this.refuse(
           'wait',

@@ -34,6 +34,8 @@ export interface Room {
   ending: number;
   /** An earlier waiter needs this GPU to become quiet: later ones start nothing. */
   closed: boolean;
+  /** An earlier waiter waits for victims here: later ones take room that is left, nobody's place. */
+  spoken: boolean;
 }
 
 /** What the GPU can hold: driver-reserved memory is in neither figure. */
@@ -110,6 +112,7 @@ function emptyRoom(gpu: Gpu): Room {
     checking: 0,
     ending: 0,
     closed: false,
+    spoken: false,
   };
 }
 

@@ -80,7 +80,13 @@ function startWhenQuiet(step: Step, waiter: Waiter, rooms: Room[]): boolean {
   return true;
 }
 
-function sayVictim(step: Step, waiter: Waiter, victim: Candidate, rooms: Room[], candidates: number): void {
+function sayVictim(
+  step: Step,
+  waiter: Waiter,
+  victim: Candidate,
+  from: { rooms: Room[]; candidates: number },
+): void {
+  const { rooms, candidates } = from;
   const need = Math.max(...rooms.map((room) => needBytes(waiter.replica, room)));
   const why = victim.busy
     ? `busy, awake for ${seconds(step.now - victim.replica.becameServingAtMs)}`
@@ -92,10 +98,17 @@ function sayVictim(step: Step, waiter: Waiter, victim: Candidate, rooms: Room[],
   explain(step, victim.replica, 'Preempted', message);
 }
 
-function drainVictims(step: Step, waiter: Waiter, choice: Choice, rooms: Room[], books: Books): void {
+/** Where one waiter waits, among all books; and what it lacks on each of its GPUs. */
+interface Place {
+  rooms: Room[];
+  books: Books;
+  missing: number[];
+}
+
+function drainVictims(step: Step, waiter: Waiter, choice: Choice, { rooms, books }: Place): void {
   waiter.replica.roomMade = true;
   for (const victim of choice.victims) {
-    sayVictim(step, waiter, victim, rooms, choice.candidates);
+    sayVictim(step, waiter, victim, { rooms, candidates: choice.candidates });
     for (const uuid of victim.replica.uuids) {
       const room = books.get(uuid);
       if (!room) continue;
@@ -120,6 +133,17 @@ function roomsOf(replica: Replica, books: Books): Room[] | null {
   return rooms.length > 0 && isNeedKnown(replica) ? rooms : null;
 }
 
+/** What leaves already may do; else victims are chosen, unless an earlier waiter waits for its own on one of the GPUs. */
+function makeRoom(step: Step, waiter: Waiter, place: Place): void {
+  const { rooms, missing } = place;
+  const lacks = missing.map((bytes, at) => bytes - rooms[at]!.leavingBytes);
+  if (lacks.every((bytes) => bytes <= 0)) return;
+  const spoken = rooms.some((room) => room.spoken);
+  const choice = spoken ? null : chooseVictims(step, waiter, rooms, lacks);
+  if (choice) drainVictims(step, waiter, choice, place);
+  else for (const room of rooms) room.spoken = true;
+}
+
 /**
  * One waiter:
  * 1. its GPUs are out of use → waits, holding nothing;
@@ -128,30 +152,21 @@ function roomsOf(replica: Replica, books: Books): Room[] | null {
  * 4. there is room → starts, or waits for the transitions under way with its room promised;
  * 5. what leaves already will do → waits with that promised;
  * 6. a sufficient set of victims may go → they drain, and it comes first from now on;
- * 7. else it waits, with what others could give back counted for it.
+ * 7. else it waits, with what others could give back counted for it; nobody behind it chooses victims on its GPUs.
  * A waiter that has aged lets nobody behind it start on its GPUs.
  */
 function consider(step: Step, waiter: Waiter, books: Books): void {
   const { replica } = waiter;
   const rooms = roomsOf(replica, books);
   if (!rooms || isHopeless(step, replica, rooms)) return;
-  if (rooms.some((room) => room.booting > 0 || room.closed)) {
-    if (waiter.aged) close(rooms);
-    return;
-  }
-  const missing = missingBytes(replica, rooms);
-  if (missing.every((bytes) => bytes <= 0)) {
-    if (startWhenQuiet(step, waiter, rooms)) return;
+  if (!rooms.some((room) => room.booting > 0 || room.closed)) {
+    const missing = missingBytes(replica, rooms);
+    const fits = missing.every((bytes) => bytes <= 0);
+    if (fits && startWhenQuiet(step, waiter, rooms)) return;
+    if (!fits) makeRoom(step, waiter, { rooms, books, missing });
     promise(replica, rooms, missing);
     // A boot needs quiet: nothing new begins there before it.
-    if (replica.phase === 'asking') close(rooms);
-  } else {
-    const lacks = missing.map((bytes, at) => bytes - rooms[at]!.leavingBytes);
-    if (!lacks.every((bytes) => bytes <= 0)) {
-      const choice = chooseVictims(step, waiter, rooms, lacks);
-      if (choice) drainVictims(step, waiter, choice, rooms, books);
-    }
-    promise(replica, rooms, missing);
+    if (fits && replica.phase === 'asking') close(rooms);
   }
   if (waiter.aged) close(rooms);
 }
