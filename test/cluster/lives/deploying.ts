@@ -1,0 +1,119 @@
+/** Models that end with their test, whatever became of it; and the upstream models, images and Secrets that they need. */
+import { rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { execa } from 'execa';
+import { type ModelOptions, writeModel } from '../../../hack/hub/models.ts';
+import type { RepositoryConfig } from '../../../hack/hub/repository.ts';
+import { hubFiles } from '../../../hack/installation/hub.ts';
+import {
+  applyModel,
+  client,
+  conditionOf,
+  deleteModels,
+  kubectl,
+  type ModelObject,
+  onNode,
+  podsOf,
+  untilModel,
+} from '../harness/cluster.ts';
+
+/** What vitest hands to each test, as far as it is used here. */
+export interface Ending {
+  onTestFinished(end: () => void | Promise<void>): void;
+}
+
+/** Does this when the test ends, also when it fails. */
+export function atEnd(test: Ending, end: () => Promise<unknown>): void {
+  test.onTestFinished(async () => {
+    await end();
+  });
+}
+
+/** Applies a Model that is deleted when the test ends. */
+export async function deploy(
+  test: Ending,
+  name: string,
+  spec: object,
+  namespace = 'default',
+): Promise<ModelObject> {
+  atEnd(test, () => deleteModels([name, namespace]));
+  return applyModel(name, spec, namespace);
+}
+
+export const untilReady = (name: string, namespace = 'default'): Promise<ModelObject> =>
+  untilModel(
+    name,
+    'takes requests as its spec says',
+    (model) => {
+      const available = conditionOf(model, 'Available');
+      return (
+        model.status?.observedGeneration === model.metadata.generation &&
+        available?.status === 'True' &&
+        available.reason === 'Available'
+      );
+    },
+    { namespace },
+  );
+
+/** A namespace for one test. Nothing in it outlives the test. */
+export async function makeNamespace(test: Ending, name: string): Promise<void> {
+  atEnd(test, () => kubectl('delete', 'namespace', name, '--ignore-not-found'));
+  await kubectl('create', 'namespace', name);
+}
+
+/** An upstream model on the hub, of its own for one test: with an engine that behaves as told, or a gate before its files. */
+export async function makeUpstream(
+  test: Ending,
+  id: string,
+  options: ModelOptions & { hub?: RepositoryConfig } = {},
+): Promise<void> {
+  atEnd(test, () => rm(join(hubFiles, id), { recursive: true, force: true }));
+  await writeModel(hubFiles, id, options);
+  if (options.hub) await writeFile(join(hubFiles, id, '.hub.json'), JSON.stringify(options.hub));
+}
+
+/** A second name for an image that every node has. */
+export async function tagImage(from: string, to: string, nodes: string[]): Promise<void> {
+  for (const node of nodes) await onNode(node, 'ctr', '-n', 'k8s.io', 'images', 'tag', '--force', from, to);
+}
+
+/** Makes a Secret with these keys, or changes it. */
+export async function putSecret(name: string, keys: Record<string, string>): Promise<void> {
+  await (await client()).apply(
+    `/api/v1/namespaces/default/secrets/${name}`,
+    { apiVersion: 'v1', kind: 'Secret', metadata: { name, namespace: 'default' }, stringData: keys },
+    { fieldManager: 'test', force: true },
+  );
+}
+
+export interface EventObject {
+  type: string;
+  reason: string;
+  message: string;
+}
+
+/** Events that tell of one Model. */
+export async function eventsOf(name: string, namespace = 'default'): Promise<EventObject[]> {
+  const { items } = await (await client()).list<EventObject>(`/api/v1/namespaces/${namespace}/events`, {
+    fieldSelector: `involvedObject.name=${name},involvedObject.kind=Model`,
+  });
+  return items;
+}
+
+export const podUids = async (name: string, namespace = 'default'): Promise<string[]> =>
+  (await podsOf(name, namespace)).map(({ metadata }) => metadata.uid!);
+
+/** The line of a kubectl table that begins with these words, its columns apart; null when there is none. */
+export async function row(args: string[], ...begins: string[]): Promise<string[] | null> {
+  const { stdout } = await execa('kubectl', args);
+  const found = stdout
+    .split('\n')
+    .map((line) => line.trim().split(/\s{2,}/))
+    .find((columns) => begins.every((word, at) => columns[at] === word));
+  return found ?? null;
+}
+
+/** The header of a kubectl table. */
+export async function header(args: string[]): Promise<string[]> {
+  return (await kubectl(...args)).split('\n')[0]!.trim().split(/\s+/);
+}
