@@ -3,7 +3,7 @@
  * told. A scenario says what clients do and reads what the arbiter did.
  */
 
-import { type Demand, linkProtocol } from '#proto/link.ts';
+import { type Demand, linkProtocol, type State } from '#proto/link.ts';
 import { defaultSettings, formatSettings, type Settings } from '#proto/settings.ts';
 import {
   type ArbiterEffect,
@@ -57,6 +57,8 @@ export class ScenarioNode {
   strangerGib: number[] = [];
   usable: boolean[] = [];
   gpuGib: number;
+  /** What each sidecar was told last, kept when effects are forgotten. */
+  #told = new Map<string, State>();
   #timer: number | null = null;
   #later: { atMs: number; order: number; run: () => void }[] = [];
   #order = 0;
@@ -257,6 +259,7 @@ export class ScenarioNode {
 
   #carryOut(effect: ArbiterEffect): void {
     this.effects.push(effect);
+    if (effect.type === 'tell') this.#told.set(effect.podUid, effect.state);
     if (effect.type === 'timer') this.#timer = effect.atMs;
     else if (effect.type === 'measure') this.later(20, () => this.measure());
     else if (effect.type === 'barrier') this.later(1, () => this.#barrierUp(effect.podUid, effect.epoch));
@@ -347,7 +350,7 @@ export class ScenarioNode {
   }
 
   told(name: string) {
-    return this.lastOf('tell', name)?.state;
+    return this.#told.get(name);
   }
 
   /** Names of pods that were sent this, in order. */
