@@ -51,7 +51,7 @@ const updates: Update[] = [
   { field: 'dtype', patch: { dtype: 'float16' }, rolls: true },
   {
     field: 'parallelism',
-    patch: { parallelism: { tensor: 2, pipeline: 1 }, vramPerGPU: '4Gi' },
+    patch: { parallelism: { tensor: 2, pipeline: 1 }, vramPerGPU: '2Gi' },
     rolls: true,
   },
   { field: 'vllmImage', patch: { vllmImage: 'localhost/greenthread-engine-sim:next' }, rolls: true },

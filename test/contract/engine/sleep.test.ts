@@ -84,6 +84,18 @@ describe('a sleeping engine', () => {
     await finished.done;
     expect(finished.finishReason).toBe('length');
     expect(await state('discard_all')).toBe('1.0');
+    await engine.post('/wake_up');
+    await engine.post('/collective_rpc', { method: 'reload_weights' });
+  });
+
+  it('talks nonsense after a level 2 sleep until its weights were read again', async () => {
+    const text = async () =>
+      (await engine.post('/v1/completions', { prompt: 'nonce-b2' })).json.choices[0].text as string;
+    await engine.post('/sleep?level=2');
+    await engine.post('/wake_up');
+    expect(await text()).not.toContain('nonce-b2');
+    expect((await engine.post('/collective_rpc', { method: 'reload_weights' })).status).toBe(200);
+    expect(await text()).toContain('nonce-b2');
   });
 
   it('accepts requests, answers nothing, and runs them after the wake', async () => {

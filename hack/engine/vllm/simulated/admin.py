@@ -119,6 +119,8 @@ async def collective_rpc(server, request, reply):
     method = json_body(request).get("method")
     if method in ("sleep", "wake_up"):
         memory.report(server.engine.gpus[0], "sleep-past-the-scheduler", {"method": method})
-    if method not in RPC_METHODS:
+    if method == "reload_weights":
+        await _to_the_end(server.engine.reload_weights())
+    elif method not in RPC_METHODS:
         raise Refusal(500, f"Call to collective_rpc method failed: '{method}'", "InternalServerError")
     reply.json({"results": [None for _ in server.engine.gpus]})

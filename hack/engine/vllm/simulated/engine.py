@@ -39,6 +39,8 @@ class Engine:
         self.running, self.waiting = [], []
         self.level, self.paused, self.garbled = None, False, False
         self.held_tags = set(TAGS)
+        # After a level 2 sleep the weights' memory comes back empty: nonsense until reload_weights.
+        self._weights_lost = False
         self._leaked = 0
         self._transition = asyncio.Lock()
         self._work, self._idle = asyncio.Event(), asyncio.Event()
@@ -113,7 +115,7 @@ class Engine:
                 continue
             index = request.emitted
             piece = request.pieces[index]
-            if self.garbled:
+            if self.garbled or self._weights_lost:
                 piece = " " + text.GARBLE[index % len(text.GARBLE)]
             request.emitted += 1
             last = request.emitted == len(request.pieces)
@@ -158,6 +160,7 @@ class Engine:
             if settings["hang"] == "sleep":
                 await asyncio.Event().wait()
             self.level = level
+            self._weights_lost = self._weights_lost or level == 2
             if level > 0:
                 await asyncio.sleep(settings["sleepMs"] / 1000)
                 self._leaked += int(settings["sleepLeaksMiB"] * memory.MIB)
@@ -220,16 +223,24 @@ class Engine:
     async def _take_back(self, tags, level, settings):
         missing = [tag for tag in TAGS if tag in tags and tag not in self.held_tags]
         await asyncio.sleep(settings["wakeBaseMs"] / 1000)
-        bandwidth = settings["wakeGBPerSecond" if level == 1 else "reloadGBPerSecond"] * 1e9
+        bandwidth = settings["wakeGBPerSecond"] * 1e9
         for tag in missing:
             before = self.gpus[0].held
             after = max(before, self._bytes_of(self.held_tags | {tag}))
-            copied = self.plan.weights if tag == "weights" else 0
+            copied = self.plan.weights if tag == "weights" and level == 1 else 0
             for step in range(1, WAKE_STEPS + 1):
                 for gpu in self.gpus:
                     gpu.hold(before + (after - before) * step // WAKE_STEPS)
                 await asyncio.sleep(copied / WAKE_STEPS / bandwidth if bandwidth > 0 else 0)
             self.held_tags = self.held_tags | {tag}
+
+    async def reload_weights(self):
+        """Reads the weights from disk again, into memory that must have come back."""
+        if "weights" not in self.held_tags:
+            raise RuntimeError("CUDA error: invalid argument")
+        bandwidth = self._parameters.fresh()["reloadGBPerSecond"] * 1e9
+        await asyncio.sleep(self.plan.weights / bandwidth if bandwidth > 0 else 0)
+        self._weights_lost = False
 
     def _resume_running(self, settings):
         """Frozen requests go on after their prompt and tokens were computed again."""
