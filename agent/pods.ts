@@ -106,6 +106,9 @@ export function serveNodePods({ root, release, post, log }: NodePodsParts): Node
       return;
     }
     if (event.type === 'asked' || event.type === 'holding') of(event.podUid).bytes = event.bytes;
+    // The kubelet makes the directory first and sets its mode afterwards; once a container runs in it that is over, and
+    // an engine that starts now can make its socket there.
+    if (event.type === 'asked') directories.look();
     post(event);
     if (event.type === 'asked' || event.type === 'holding') settling.heard(event.podUid, 'launcher');
   };

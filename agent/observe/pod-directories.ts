@@ -29,6 +29,8 @@ export interface DirectoryHandler {
 }
 
 export interface PodDirectories {
+  /** Looks at every directory now, its mode included. */
+  look(): void;
   /** Removes directories of pods that ended. @param alive UIDs that the API server lists @param busy still connected */
   removeDead(alive: ReadonlySet<string>, busy: (podUid: string) => boolean): void;
   close(): void;
@@ -145,6 +147,7 @@ export function watchPodDirectories(root: string, handler: DirectoryHandler, log
   const timer = setInterval(look, rescanMs);
 
   return {
+    look,
     removeDead(alive, busy) {
       const now = performance.now();
       for (const [podUid, { sinceMs }] of known) {
