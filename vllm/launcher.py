@@ -10,16 +10,22 @@ Python 3.9 or newer, standard library only: it runs inside vLLM's image.
 """
 from __future__ import annotations
 
+import os
+import signal
+
+# Process 1 of a container gets no signal that it has no handler for: a SIGTERM that came while the rest is still loaded
+# would be lost, and the pod would stay for its whole grace. Nothing runs yet, so it may end at once.
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+
 import ctypes
 import datetime
 import functools
 import http.client
 import json
-import os
 import queue
 import re
 import shutil
-import signal
 import socket
 import struct
 import subprocess

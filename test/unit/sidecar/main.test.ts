@@ -37,6 +37,20 @@ describe('sidecar/main.ts', () => {
     );
   });
 
+  it('ends at once by a SIGTERM that comes while it loads: as process 1 it would not get it without a handler', async () => {
+    const sayHandler = `process.once('newListener', (name) => process.stderr.write(name))`;
+    const dir = mkdtempSync(join(tmpdir(), 'gt-main-'));
+    const { child, exit, log } = start({
+      ...environmentOf(dir, {}),
+      NODE_OPTIONS: `--import "data:text/javascript,${sayHandler}"`,
+    });
+    // Before anything else was said.
+    await until('it has a handler', () => log() === 'SIGTERM');
+    child.kill('SIGTERM');
+    expect(await exit).toBe(0);
+    rmSync(dir, { recursive: true });
+  });
+
   it('serves, and on SIGTERM lets what runs finish before it exits 0', async () => {
     const dir = mkdtempSync(join(tmpdir(), 'gt-main-'));
     const agent = new FakeAgent(join(dir, 'agent.sock'), { state: 'SERVING' });

@@ -1,8 +1,8 @@
 /** The real launcher as a child process, and an agent that listens on its grant.sock, for the launcher's tests. */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
-import { tmpdir } from 'node:os';
+import { constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { grantProtocol, type ToLauncher } from '#proto/grant.ts';
@@ -91,6 +91,12 @@ export interface Launched {
   output: () => string;
   /** Exit code, once it has ended. */
   exited: () => Promise<number | null>;
+}
+
+/** Whether a process has a handler of its own for a signal (Linux, proc(5), SigCgt). */
+export function handles(pid: number, signal: NodeJS.Signals): boolean {
+  const caught = /^SigCgt:\s*([0-9a-f]+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))![1]!;
+  return ((BigInt(`0x${caught}`) >> BigInt(constants.signals[signal] - 1)) & 1n) === 1n;
 }
 
 const launcher = fileURLToPath(new URL('../../../vllm/launcher.py', import.meta.url));

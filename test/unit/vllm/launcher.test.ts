@@ -1,11 +1,12 @@
 /** The launcher's rules, on the real script: what it says to the agent, and what becomes of the engine. */
 import { execFileSync } from 'node:child_process';
-import { chmodSync, readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, describe, expect, it } from 'vitest';
 import { grantLineBytesMax } from '#proto/grant.ts';
-import { alive, endAll, type Launched, launch, launchReady, until } from './launched.ts';
+import { alive, endAll, handles, type Launched, launch, launchReady, until } from './launched.ts';
 
 afterAll(endAll);
 
@@ -247,6 +248,17 @@ describe.concurrent('the connection', () => {
 });
 
 describe.concurrent('SIGTERM', () => {
+  it('while it still loads ends it at once: as process 1 it would not get it without a handler', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'gt-slow-'));
+    // Stands before the standard library's own: loading takes as long as the test.
+    writeFileSync(join(folder, 'ctypes.py'), 'import time\ntime.sleep(60)\n');
+    const { process: child, exited } = await launch(['serve'], { env: { PYTHONPATH: folder } });
+    await until('it has a handler for SIGTERM', () => handles(child.pid!, 'SIGTERM'));
+    child.kill('SIGTERM');
+    expect(await exited()).toBe(0);
+    rmSync(folder, { recursive: true });
+  });
+
   it('is held back from the engine until the agent says drained', async () => {
     const launched = await launchReady(['serve']);
     const pid = pidOf(launched);
