@@ -1,0 +1,22 @@
+/** The benchmarks of ./hack/bench by name: what each shows and how it is run. */
+import { policy, policyOptions } from './policy/policy.ts';
+
+export interface Benchmark {
+  what: string;
+  /** One line for each flag it takes, as `--help` shows them. */
+  options: string[];
+  /**
+   * Prints its tables and, as the last line, `result: key=value key=value …`.
+   * @param flags what stands behind the name on the command line
+   * @returns the exit status: 0, or 1 when something that must always hold did not
+   */
+  run: (flags: string[]) => Promise<number>;
+}
+
+export const benchmarks: Record<string, Benchmark> = {
+  policy: {
+    what: 'who sleeps, who wakes: our arbiter against LRU, first come first served, fixed timers and the optimum',
+    options: policyOptions,
+    run: policy,
+  },
+};
