@@ -1,7 +1,7 @@
 /** GPU.spec.bindings: the desired state that reaches the node. One apply for each GPU whose list differs. */
 import { apiVersion } from '#api/crd.ts';
-import { paths } from './apipaths.ts';
-import type { ClusterView, GpuBook } from './clusterview.ts';
+import { paths } from './api-paths.ts';
+import type { ClusterView, GpuBook } from './cluster-view.ts';
 import { isSame } from './difference.ts';
 import type { Effect } from './effects.ts';
 

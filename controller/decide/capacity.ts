@@ -2,7 +2,7 @@
 import type { GpuBinding } from '#api/gpu.ts';
 import type { ModelSpec } from '#api/model.ts';
 import { parseBytes } from '#platform/quantity.ts';
-import type { ClusterView, GpuBook, ReplicaKey } from './clusterview.ts';
+import type { ClusterView, GpuBook, ReplicaKey } from './cluster-view.ts';
 
 /** Bytes that one replica takes awake on a GPU of this size: what the spec asks for, before anything was measured. */
 export function estimateBytes(spec: ModelSpec, totalBytes: number): number {

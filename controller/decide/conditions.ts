@@ -4,7 +4,7 @@ import { formatGiB } from '#platform/quantity.ts';
 import type { Fetch } from './fetch.ts';
 import type { Model } from './kubernetes.ts';
 import type { Placement } from './placement.ts';
-import type { Failure } from './podstate.ts';
+import type { Failure } from './pod-state.ts';
 import type { Rollout } from './rollout.ts';
 
 export type Told = Pick<Condition, 'type' | 'status' | 'reason' | 'message'>;

@@ -1,7 +1,7 @@
 /** The end of a Model: pods first, then what they held, then its ways in, last the finalizer. Files stay on disk. */
 import { finalizer } from '#proto/names.ts';
-import { paths } from './apipaths.ts';
-import { type ClusterView, noPods, replicaKey } from './clusterview.ts';
+import { paths } from './api-paths.ts';
+import { type ClusterView, noPods, replicaKey } from './cluster-view.ts';
 import type { Effect } from './effects.ts';
 import { isTerminating, type Model } from './kubernetes.ts';
 import { endPod, forceGone } from './rollout.ts';

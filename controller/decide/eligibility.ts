@@ -1,7 +1,7 @@
 /** Whether one GPU may take one replica: a row of questions, the first "no" is the reason. */
 import type { ModelSpec } from '#api/model.ts';
 import { estimateOrNull, roomBytes } from './capacity.ts';
-import { type ClusterView, type GpuBook, isNodeReady, type ReplicaKey } from './clusterview.ts';
+import { type ClusterView, type GpuBook, isNodeReady, type ReplicaKey } from './cluster-view.ts';
 import type { Taint, Toleration } from './kubernetes.ts';
 import { type GpuRefusal, refuse } from './refusal.ts';
 

@@ -4,8 +4,8 @@
  */
 import type { ModelSpec } from '#api/model.ts';
 import { labels, shortHash } from '#proto/names.ts';
-import { paths } from './apipaths.ts';
-import type { ClusterView } from './clusterview.ts';
+import { paths } from './api-paths.ts';
+import type { ClusterView } from './cluster-view.ts';
 import { type Effect, effectKey } from './effects.ts';
 import {
   conditionStatus,
@@ -17,7 +17,7 @@ import {
   type ObjectCondition,
   type Pod,
 } from './kubernetes.ts';
-import { fetchJob } from './manifests/fetchjob.ts';
+import { fetchJob } from './manifests/fetch-job.ts';
 import { rememberedBy } from './remembered.ts';
 import { ownAnnotations } from './settings.ts';
 

@@ -5,7 +5,7 @@
  */
 import { annotations } from '#proto/names.ts';
 import { bind, estimateOrNull, measuredBytes, reservedBytes } from './capacity.ts';
-import { type ClusterView, type GpuBook, nodeOf, noPods, replicaKey, uuidsOf } from './clusterview.ts';
+import { type ClusterView, type GpuBook, nodeOf, noPods, replicaKey, uuidsOf } from './cluster-view.ts';
 import { canonical } from './difference.ts';
 import { gpuRefusal, hasProduct, matchesSelector, type Need, roomRefusal } from './eligibility.ts';
 import { isTerminating, type Model, type Pod } from './kubernetes.ts';

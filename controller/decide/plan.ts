@@ -3,12 +3,12 @@
  * file: deletion, placement, bindings, fetch, pods, Service and route, status.
  */
 import { bindingEffects } from './bindings.ts';
-import { type ClusterView, viewOf } from './clusterview.ts';
+import { type ClusterView, viewOf } from './cluster-view.ts';
 import { addFinalizer, endModel, endPods, hasFinalizer, orphanedPods } from './deletion.ts';
 import type { Effect } from './effects.ts';
 import { type Fetches, fetchesOf, fetchJobName, fetchStep, unwantedFetches } from './fetch.ts';
 import { isTerminating, type Model } from './kubernetes.ts';
-import { type Progress, statusEffects } from './modelstatus.ts';
+import { type Progress, statusEffects } from './model-status.ts';
 import { nodeOfReplica, type Placement, placeAll } from './placement.ts';
 import { type ImageRolls, imageRollsOf, rollReplica } from './rollout.ts';
 import { nameOwners, routingOf } from './routing.ts';

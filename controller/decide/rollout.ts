@@ -4,14 +4,14 @@
  * stays (and wakes) when the new one fails.
  */
 import { annotations, serviceName } from '#proto/names.ts';
-import { paths } from './apipaths.ts';
-import { type ClusterView, nodeOf, noPods, replicaKey } from './clusterview.ts';
+import { paths } from './api-paths.ts';
+import { type ClusterView, nodeOf, noPods, replicaKey } from './cluster-view.ts';
 import { type Effect, effectKey } from './effects.ts';
 import { createdAtMs, type Model, type Pod } from './kubernetes.ts';
-import { liveSettings } from './livesettings.ts';
-import { modelPod, type PodIdentity, podIdentity } from './manifests/modelpod.ts';
+import { liveSettings } from './live-settings.ts';
+import { modelPod, type PodIdentity, podIdentity } from './manifests/model-pod.ts';
 import type { Placement } from './placement.ts';
-import { type Failure, type PodView, podView } from './podstate.ts';
+import { type Failure, type PodView, podView } from './pod-state.ts';
 import { ownAnnotations } from './settings.ts';
 
 /** A pod that ended is replaced no sooner than this after it was made, ms: no hot loop on a node that refuses it. */

@@ -3,13 +3,13 @@
  * Models of two namespaces have one name, the older keeps `/<name>`.
  */
 import { serviceName } from '#proto/names.ts';
-import { paths } from './apipaths.ts';
-import type { ClusterView } from './clusterview.ts';
+import { paths } from './api-paths.ts';
+import type { ClusterView } from './cluster-view.ts';
 import { coversStill } from './difference.ts';
 import type { Effect } from './effects.ts';
 import { isTerminating, type Model } from './kubernetes.ts';
-import { modelRoute } from './manifests/modelroute.ts';
-import { modelService } from './manifests/modelservice.ts';
+import { modelRoute } from './manifests/model-route.ts';
+import { modelService } from './manifests/model-service.ts';
 
 /** Who keeps `/<name>`, by name. */
 export function nameOwners(view: ClusterView): Map<string, Model> {

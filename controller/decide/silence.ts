@@ -1,8 +1,8 @@
 /** Nodes and agents that cannot be heard: noticed by this process' own clock, told by a condition of each GPU. */
 import { apiVersion } from '#api/crd.ts';
 import { labels } from '#proto/names.ts';
-import { paths } from './apipaths.ts';
-import type { ClusterView, GpuBook } from './clusterview.ts';
+import { paths } from './api-paths.ts';
+import type { ClusterView, GpuBook } from './cluster-view.ts';
 import { conditionTime } from './conditions.ts';
 import type { Effect } from './effects.ts';
 import { conditionStatus, isTerminating } from './kubernetes.ts';

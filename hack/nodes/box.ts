@@ -8,7 +8,7 @@ import { pki } from './certificates.ts';
 import { makeCgroups, removeCgroups } from './cgroups.ts';
 import { asScript, type Component, controlPlane, nodePrograms } from './components.ts';
 import { connectBox, removeLink } from './network.ts';
-import { cniConfig, containerdConfig, kubeletConfig } from './nodeFiles.ts';
+import { cniConfig, containerdConfig, kubeletConfig } from './node-files.ts';
 import { nodeAddress, nodeFolder, nodePods, repository } from './places.ts';
 import { childOf, identify, isAlive, kill, type ProcessIdentity } from './processes.ts';
 import { until } from './progress.ts';

@@ -10,7 +10,7 @@ import { command, componentsOf, endBox, mountPoints, startBox } from './box.ts';
 import { ensureCertificates } from './certificates.ts';
 import { importImages, waitForContainerd } from './imports.ts';
 import { makeBridge, removeBridge, setLink } from './network.ts';
-import { pauseImage } from './nodeFiles.ts';
+import { pauseImage } from './node-files.ts';
 import { applyObjects } from './objects.ts';
 import type { UpOptions } from './options.ts';
 import {

@@ -6,7 +6,7 @@ import { join, relative } from 'node:path';
 import { execa } from 'execa';
 import { programFiles } from '../../images/programs.ts';
 import { type Blob, type Image, makeImage, makeLayer, removeStale, writeInto } from './archive.ts';
-import { addSystem, copyInto, librariesOf } from './systemFiles.ts';
+import { addSystem, copyInto, librariesOf } from './system-files.ts';
 
 export const imageNames = {
   programs: 'localhost/greenthread:dev',

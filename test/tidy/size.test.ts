@@ -19,6 +19,13 @@ describe('every file', () => {
     expect(empty.map(({ path }) => path)).toEqual([]);
   });
 
+  it('has a name in words parted by dashes', () => {
+    const odd = sources().filter(
+      ({ path }) => !/(^|\/)[a-z0-9]+(-[a-z0-9]+)*(\.(test|d|config))?\.ts$/.test(path),
+    );
+    expect(odd.map(({ path }) => path)).toEqual([]);
+  });
+
   it('does not enforce anything on an empty tree', () => {
     expect(sources().length).toBeGreaterThan(10);
   });

@@ -5,13 +5,13 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { ModelSpecInput } from '../../../api/model.ts';
-import { viewOf } from '../../../controller/decide/clusterview.ts';
+import { viewOf } from '../../../controller/decide/cluster-view.ts';
 import type { Node, Pod } from '../../../controller/decide/kubernetes.ts';
-import { podView } from '../../../controller/decide/podstate.ts';
+import { podView } from '../../../controller/decide/pod-state.ts';
 import type { Snapshot } from '../../../controller/decide/snapshot.ts';
 import { labels } from '../../../proto/names.ts';
 import { agentPod, gpu, model } from './builders.ts';
-import { PlainCluster } from './plaincluster.ts';
+import { PlainCluster } from './plain-cluster.ts';
 
 const nodes = ['n1', 'n2', 'n3'];
 const names = ['a', 'b'];

@@ -5,7 +5,7 @@ import type { Pod } from '../../../controller/decide/kubernetes.ts';
 import { annotations } from '../../../proto/names.ts';
 import { parseSettings } from '../../../proto/settings.ts';
 import { agentPod, at, GiB, gpu, model } from './builders.ts';
-import { PlainCluster } from './plaincluster.ts';
+import { PlainCluster } from './plain-cluster.ts';
 
 const oneModel = (spec: Partial<ModelSpecInput> = {}, gpus = [gpu('n1', 0), gpu('n1', 1)]) =>
   new PlainCluster({ gpus, models: [model('a', spec, { finalizers: [] })] });

@@ -2,12 +2,12 @@
 import { describe, expect, it } from 'vitest';
 import type { ModelSpecInput } from '../../../api/model.ts';
 import { cutToBytes } from '../../../controller/act/announce.ts';
-import { viewOf } from '../../../controller/decide/clusterview.ts';
+import { viewOf } from '../../../controller/decide/cluster-view.ts';
 import { canonical, covers, isSame, stamped } from '../../../controller/decide/difference.ts';
-import { engineCommand, memoryShare } from '../../../controller/decide/manifests/enginecommand.ts';
-import { fetchJob } from '../../../controller/decide/manifests/fetchjob.ts';
-import { modelPod, podIdentity } from '../../../controller/decide/manifests/modelpod.ts';
-import { modelRoute } from '../../../controller/decide/manifests/modelroute.ts';
+import { engineCommand, memoryShare } from '../../../controller/decide/manifests/engine-command.ts';
+import { fetchJob } from '../../../controller/decide/manifests/fetch-job.ts';
+import { modelPod, podIdentity } from '../../../controller/decide/manifests/model-pod.ts';
+import { modelRoute } from '../../../controller/decide/manifests/model-route.ts';
 import { annotations, labels } from '../../../proto/names.ts';
 import { GiB, gpu, model, noMemory, noonMs, settings, snapshot } from './builders.ts';
 

@@ -1,7 +1,7 @@
 /** Where replicas go, what keeps them there, and what people are told when there is no place. */
 import { describe, expect, it } from 'vitest';
 import type { ModelSpecInput } from '../../../api/model.ts';
-import { viewOf } from '../../../controller/decide/clusterview.ts';
+import { viewOf } from '../../../controller/decide/cluster-view.ts';
 import { placeAll } from '../../../controller/decide/placement.ts';
 import type { Memory } from '../../../controller/decide/snapshot.ts';
 import { annotations, labels } from '../../../proto/names.ts';

@@ -5,7 +5,7 @@ import type { Node, Pod } from '../../../controller/decide/kubernetes.ts';
 import { replaceAfterMs } from '../../../controller/decide/rollout.ts';
 import { serviceName } from '../../../proto/names.ts';
 import { agentPod, at, gpu, model } from './builders.ts';
-import { PlainCluster } from './plaincluster.ts';
+import { PlainCluster } from './plain-cluster.ts';
 
 const oneModel = (gpus = [gpu('n1', 0)]) => new PlainCluster({ gpus, models: [model('a')] });
 const warningsOf = (cluster: PlainCluster) =>

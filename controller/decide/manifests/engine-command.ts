@@ -2,7 +2,7 @@
 import type { ModelSpec, ModelType } from '#api/model.ts';
 import { parseBytes } from '#platform/quantity.ts';
 import { paths, sockets } from '#proto/names.ts';
-import { engineHome } from './podvolumes.ts';
+import { engineHome } from './pod-volumes.ts';
 
 /** Arguments by type: embedding and reranking models run as pooling models; vLLM finds the rest from the files. */
 const argumentsByType: Record<ModelType, readonly string[]> = {

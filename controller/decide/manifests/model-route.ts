@@ -4,7 +4,7 @@ import { stamped } from '../difference.ts';
 import { type Model, ownerOf } from '../kubernetes.ts';
 import { rememberedBy } from '../remembered.ts';
 import type { RouteSettings } from '../settings.ts';
-import { modelLabels } from './modelservice.ts';
+import { modelLabels } from './model-service.ts';
 
 const metadataOf = (model: Model, annotations: Record<string, string>) => ({
   name: serviceName(model.metadata.name),

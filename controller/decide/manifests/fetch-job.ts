@@ -2,7 +2,7 @@
 import { labels, paths } from '#proto/names.ts';
 import type { Model } from '../kubernetes.ts';
 import { type ControllerSettings, components, partOf } from '../settings.ts';
-import { onNode, pullSecrets } from './containerrules.ts';
+import { onNode, pullSecrets } from './container-rules.ts';
 
 /** Attempts after the first; each resumes where the last one stopped. */
 const fetchRetriesMax = 2;

@@ -1,6 +1,6 @@
 /** What a model pod is, as the kubelet and the node's agent tell it. */
 import type { GpuOccupant } from '#api/gpu.ts';
-import type { ClusterView } from './clusterview.ts';
+import type { ClusterView } from './cluster-view.ts';
 import { type ContainerStatus, conditionStatus, type Pod } from './kubernetes.ts';
 
 export interface Failure {

@@ -3,15 +3,15 @@ import type { ModelSpec } from '#api/model.ts';
 import { parseDuration } from '#platform/duration.ts';
 import { annotations, labels, paths, podName, ports, serviceName, shortHash } from '#proto/names.ts';
 import { estimateBytes } from '../capacity.ts';
-import type { GpuBook } from '../clusterview.ts';
+import type { GpuBook } from '../cluster-view.ts';
 import { canonical } from '../difference.ts';
 import { type Model, ownerOf } from '../kubernetes.ts';
-import { liveSettings } from '../livesettings.ts';
+import { liveSettings } from '../live-settings.ts';
 import { rememberedBy } from '../remembered.ts';
 import { type ControllerSettings, components, ownAnnotations, partOf } from '../settings.ts';
-import { onNode, pullSecrets, restrictedContainer, restrictedPod } from './containerrules.ts';
-import { engineCommand, engineEnvironment } from './enginecommand.ts';
-import { apiKeysPath, podVolumes } from './podvolumes.ts';
+import { onNode, pullSecrets, restrictedContainer, restrictedPod } from './container-rules.ts';
+import { engineCommand, engineEnvironment } from './engine-command.ts';
+import { apiKeysPath, podVolumes } from './pod-volumes.ts';
 
 /** Seconds beyond drainTimeout that a pod gets to end in: handing on the queue, ending the engine. */
 export const graceMarginSeconds = 30;

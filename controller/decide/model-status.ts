@@ -2,9 +2,9 @@
 import type { Assignment, ModelStatus, Phase } from '#api/model.ts';
 import { formatGiB } from '#platform/quantity.ts';
 import { labels } from '#proto/names.ts';
-import { paths } from './apipaths.ts';
+import { paths } from './api-paths.ts';
 import { estimateOrNull } from './capacity.ts';
-import { type ClusterView, uuidsOf } from './clusterview.ts';
+import { type ClusterView, uuidsOf } from './cluster-view.ts';
 import {
   availableCondition,
   conditionTime,
@@ -21,7 +21,7 @@ import type { Announcement, Effect } from './effects.ts';
 import type { Fetch } from './fetch.ts';
 import type { Model } from './kubernetes.ts';
 import type { Placement } from './placement.ts';
-import type { Failure, PodState } from './podstate.ts';
+import type { Failure, PodState } from './pod-state.ts';
 import type { Rollout } from './rollout.ts';
 import type { Routing } from './routing.ts';
 
