@@ -13,7 +13,16 @@ import {
   violations,
 } from '../harness/cluster.ts';
 import { answered, ask, keepAsking, lostText, post, type Question, send } from './asking.ts';
-import { atEnd, deploy, type Ending, makeUpstream, podUids, putSecret, tagImage, untilReady } from './deploying.ts';
+import {
+  atEnd,
+  deploy,
+  type Ending,
+  makeUpstream,
+  podUids,
+  putSecret,
+  tagImage,
+  untilReady,
+} from './deploying.ts';
 
 beforeAll(clearViolations);
 afterAll(async () => expect(await violations()).toEqual([]));

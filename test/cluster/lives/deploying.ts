@@ -14,8 +14,10 @@ import {
   type ModelObject,
   onNode,
   podsOf,
+  until,
   untilModel,
 } from '../harness/cluster.ts';
+import { send } from './asking.ts';
 
 /** What vitest hands to each test, as far as it is used here. */
 export interface Ending {
@@ -40,20 +42,25 @@ export async function deploy(
   return applyModel(name, spec, namespace);
 }
 
-export const untilReady = (name: string, namespace = 'default'): Promise<ModelObject> =>
-  untilModel(
+/** Its spec is in force, it takes requests, and the edge knows the way: balancers follow a pod with a delay of their own. */
+export async function untilReady(name: string, namespace = 'default'): Promise<ModelObject> {
+  const model = await untilModel(
     name,
     'takes requests as its spec says',
-    (model) => {
-      const available = conditionOf(model, 'Available');
+    (each) => {
+      const available = conditionOf(each, 'Available');
       return (
-        model.status?.observedGeneration === model.metadata.generation &&
+        each.status?.observedGeneration === each.metadata.generation &&
         available?.status === 'True' &&
         available.reason === 'Available'
       );
     },
     { namespace },
   );
+  const path = `/${namespace}/${name}/status`;
+  await until(`${path} is reached`, async () => (await send(path)).status === 200);
+  return model;
+}
 
 /** A namespace for one test. Nothing in it outlives the test. */
 export async function makeNamespace(test: Ending, name: string): Promise<void> {

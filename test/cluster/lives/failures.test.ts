@@ -13,7 +13,6 @@ import {
   onNode,
   until,
   untilModel,
-  untilPhase,
 } from '../harness/cluster.ts';
 import { answered, ask, lostText } from './asking.ts';
 import { atEnd, deploy, eventsOf, makeUpstream, untilReady } from './deploying.ts';
@@ -46,14 +45,15 @@ it.concurrent('an engine that ends with 1 at its start fails the Model; another 
   await makeUpstream(test, 'lives/exits', { simulation: { exitCode: 1, bootSeconds: 1 } });
   await deploy(test, 'exits', { modelName: 'lives/exits', vramPerGPU: '2Gi' });
   const model = await untilFailed('exits', 'Available', 'EngineFailed');
-  expect(conditionOf(model, 'Available')!.message).toMatch(/exit(ed)?\b.*\b1\b/);
+  expect(conditionOf(model, 'Available')!.message).toMatch(/code 1: .*simulated failure/);
   await expectRecovers('exits', { modelName: good, vramPerGPU: '2Gi' });
 });
 
 it.concurrent('an engine that does not know an argument fails the Model with its own words; the argument taken back mends it', async (test) => {
   const spec = { modelName: good, vramPerGPU: '2Gi' };
   await deploy(test, 'argued', { ...spec, extraArgs: ['--no-such-flag=1'] });
-  await untilFailed('argued', 'Available', 'EngineFailed');
+  const model = await untilFailed('argued', 'Available', 'EngineFailed');
+  expect(conditionOf(model, 'Available')!.message).toMatch(/code 2: .*--no-such-flag/);
   await expectRecovers('argued', spec);
 });
 
@@ -100,7 +100,7 @@ it('a gated model without a token says which value to set; with the token it com
   await upgrade(`controller.huggingFaceToken=${token}`);
   // The failed fetch is tried again after minutes; who will not wait deletes its Job.
   await kubectl('delete', 'jobs', '-n', chartNamespace, '-l', 'greenthread.ai/model=gated');
-  await untilPhase('gated', ['Ready', 'Serving']);
+  await untilReady('gated');
   const answer = await ask('/gated', { model: 'lives/gated' });
   expect(answered(answer), lostText(answer)).toBe(true);
   await expectNowhere(token);

@@ -17,7 +17,7 @@ import {
   violations,
 } from '../harness/cluster.ts';
 import { answered, ask, lostText, send } from './asking.ts';
-import { atEnd, deploy, type Ending, header, makeUpstream, row } from './deploying.ts';
+import { atEnd, deploy, type Ending, header, makeUpstream, row, untilReady } from './deploying.ts';
 
 beforeAll(clearViolations);
 afterAll(async () => expect(await violations()).toEqual([]));
@@ -63,6 +63,7 @@ it('is placed, boots, serves, sleeps, wakes, and leaves nothing but its files wh
   const phases = watchPhases(test);
   await deploy(test, name, spec);
   await untilPhase(name, ['Ready']);
+  await untilReady(name);
 
   const first = await ask(`/${name}`, { model: upstream });
   expect(answered(first), lostText(first)).toBe(true);
@@ -106,7 +107,7 @@ it('is placed, boots, serves, sleeps, wakes, and leaves nothing but its files wh
   const served = await downloads(upstream);
   expect(served).toBeGreaterThan(0);
   await applyModel(name, spec);
-  await untilPhase(name, ['Ready']);
+  await untilReady(name);
   const again = await ask(`/${name}`, { model: upstream });
   expect(answered(again), lostText(again)).toBe(true);
   expect(await downloads(upstream)).toBe(served);
@@ -141,9 +142,15 @@ async function expectNothingLeft(podUid: string): Promise<void> {
   expect(
     await kubectl('get', 'pods,services,ingresses', '-A', '-l', `greenthread.ai/model=${name}`, '-o', 'name'),
   ).toBe('');
-  expect((await gpu()).spec.bindings ?? []).toEqual([]);
+  const bindings = (await gpu()).spec.bindings ?? [];
+  expect(bindings.filter(({ model }) => model === name)).toEqual([]);
   await until('its pod directory is gone', async () => !(await podDirectories('n2')).includes(podUid));
-  await until('its GPU is idle', async () => (await row(['get', 'gpus'], 'gpu-n2-0'))?.[4] === 'idle');
+  await until('its GPU is idle unless others are bound to it', async () => {
+    const { spec } = await gpu();
+    return (
+      ((await row(['get', 'gpus'], 'gpu-n2-0'))?.[4] === 'idle') === ((spec.bindings ?? []).length === 0)
+    );
+  });
 }
 
 /** RSS of a program on a node, of one pod where several run it, MB. */
@@ -151,7 +158,7 @@ async function residentMB(node: string, program: string, environment = ''): Prom
   const script = `for each in /proc/[0-9]*; do
     tr '\\0' ' ' <$each/cmdline 2>/dev/null | grep -q '^node .*${program}' || continue
     tr '\\0' '\\n' <$each/environ 2>/dev/null | grep -q '^${environment}' || continue
-    sed -n 's/^VmRSS: *\\([0-9]*\\) kB/\\1/p' $each/status; done`;
+    awk '/^VmRSS/ { print $2 }' $each/status; done`;
   const sizes = (await onNode(node, 'sh', '-c', script)).split('\n').filter((line) => line !== '');
   return sizes.map((kib) => ((Number(kib) * 1024) / 1e6).toFixed(0)).join(', ');
 }
