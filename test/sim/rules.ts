@@ -72,7 +72,7 @@ export class Rules {
 
   sleeps(pod: SimPod): void {
     const { engine } = pod;
-    const { clock, pods } = this.#world;
+    const { pods } = this.#world;
     this.#checkNoBootBeside(pod, 'sleeps');
     this.#checkResource(pod, 'sleeps');
     const bound = this.#resources?.get(pod.uuids[0]!)?.find(({ model }) => model === pod.model.name);
@@ -86,19 +86,28 @@ export class Rules {
       if (other.engine!.condition === 'waking')
         this.#world.refuse('overlap', `${pod.uid} sleeps while ${other.uid} wakes beside it`);
     }
+    if (engine && engine.running.size > 0) this.#checkFreeze(pod, engine.running.size);
+  }
+
+  /** What runs is frozen only for somebody who waits, and only when its turn is over. */
+  #checkFreeze(pod: SimPod, running: number): void {
+    const { clock, pods, host } = this.#world;
+    if (pod.attachedLife !== host.life) return;
     const turnMs = Math.min(turnMsMax, pod.leastMinRuntimeMs);
     const servedMs = clock.nowMs - (pod.servingSinceMs ?? Number.NEGATIVE_INFINITY);
-    if (
-      engine &&
-      engine.running.size > 0 &&
-      pod.attachedLife === this.#world.host.life &&
-      servedMs < turnMs - 1
-    ) {
-      this.#world.refuse(
-        'turn',
-        `${pod.uid} is frozen with ${engine.running.size} running, ${Math.round(servedMs)} ms into a turn of ${turnMs} ms`,
-      );
+    if (servedMs < turnMs - 1) {
+      const text = `${pod.uid} is frozen with ${running} running, ${Math.round(servedMs)} ms into a turn of ${turnMs} ms`;
+      this.#world.refuse('turn', text);
     }
+    const waits = (other: SimPod): boolean =>
+      other !== pod &&
+      other.engine?.condition !== 'awake' &&
+      other.model.gpus.some((gpu) => pod.model.gpus.includes(gpu));
+    if (!pods.some(waits))
+      this.#world.refuse(
+        'needless',
+        `${pod.uid} is frozen with ${running} running, and nobody beside it waits`,
+      );
   }
 
   wakes(pod: SimPod): void {

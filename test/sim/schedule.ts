@@ -148,14 +148,19 @@ function modelPlan(
 }
 
 /** Bursts, rare visitors and steady load, one habit for each model. */
-function arrivals(random: Random, model: ModelPlan, untilMs: number, budget: number): Action[] {
+function arrivals(
+  random: Random,
+  model: ModelPlan,
+  plan: { calmAtMs: number; contended: boolean; budget: number },
+): Action[] {
+  const { calmAtMs: untilMs, contended, budget } = plan;
   const actions: Action[] = [];
   const habit = random.pick(['rare', 'burst', 'steady', 'rush'] as const);
   const gapMs = { rare: 30_000, burst: 25_000, steady: 1_500, rush: 5_000 }[habit];
   const perBurst = { rare: 1, burst: 8, steady: 1, rush: 3 }[habit];
   const workMs = random.pick([100, 500, 2_000, 8_000]);
   const leaver = random.pick([0, 0, 0.1, 0.4]);
-  if (random.chance(0.3)) {
+  if (random.chance(contended ? 0.7 : 0.25)) {
     const atMs = random.between(0, untilMs / 2);
     const clients = random.int(1, 4);
     const work = random.pick([200, 1_000, 5_000]);
@@ -278,12 +283,13 @@ export function planFor(seed: number): Plan {
     modelPlan(random, at, { gpus, gpuBytes, contended }, popularBytes),
   );
   const calmAtMs = random.pick([60_000, 180_000, 300_000]);
-  const faultless = random.chance(0.25);
+  const faultless = random.chance(contended ? 0.5 : 0.15);
   const plan: Plan = { seed, gpus, gpuBytes, models, actions: [], calmAtMs, faultless };
+  const budget = Math.ceil((contended ? 2 : 1) * (eventsMean / Math.sqrt(count)));
   for (const model of models) {
     const late = random.chance(0.3) ? random.exponential(20_000) : random.between(0, 2_000);
     plan.actions.push({ atMs: late, type: 'add', model: model.name });
-    plan.actions.push(...arrivals(random, model, calmAtMs, Math.ceil(eventsMean / Math.sqrt(count))));
+    plan.actions.push(...arrivals(random, model, { calmAtMs, contended, budget }));
   }
   const on = troubles.filter((kind) => (kind === 'settings' || !faultless) && random.chance(0.35));
   for (const kind of on) {

@@ -147,9 +147,10 @@ export function decide(
 ): { state: ArbiterState; effects: ArbiterEffect[] } {
   const now = Math.max(state.nowMs, event.atMs);
   const step: Step = { state, now, effects: [], nextMs: Number.POSITIVE_INFINITY, changed: false };
+  const beforeMs = state.nowMs;
   state.nowMs = now;
   const timerMs = state.timerMs;
-  forgiveStall(step, timerMs);
+  forgiveStall(step, timerMs, beforeMs);
   take(step, event);
   const isTime = timerMs !== null && now >= timerMs;
   if (!step.changed && !isTime) return { state, effects: step.effects };

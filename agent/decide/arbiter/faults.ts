@@ -129,9 +129,10 @@ export function driveFaults(step: Step): void {
  * A step that comes long after its timer was due: the machine stood still, so what others owe us is not late yet.
  * Deadlines move by what was lost; clients' waits do not.
  */
-export function forgiveStall(step: Step, timerMs: number | null): void {
-  const lostMs = timerMs === null ? 0 : step.now - timerMs;
-  if (lostMs < stallMs) return;
+export function forgiveStall(step: Step, timerMs: number | null, beforeMs: number): void {
+  if (timerMs === null || step.now - timerMs < stallMs) return;
+  // When it began is not known: somewhere after the event before.
+  const lostMs = step.now - beforeMs;
   for (const replica of step.state.replicas.values()) {
     if (replica.deadlineMs !== null) replica.deadlineMs += lostMs;
     if (replica.leaving) replica.leaving.deadlineMs += lostMs;

@@ -16,6 +16,7 @@ import {
   beginServing,
   engineGone,
   sendBarrier,
+  sendWake,
 } from './transitions.ts';
 import { pauseAfterFailedWake, woke } from './wake.ts';
 import type { ArbiterEvent } from './words.ts';
@@ -36,6 +37,7 @@ export function onAttached(step: Step, replica: Replica, event: ArbiterEvent & {
   takeDemand(step, replica, hello.demand);
   if (replica.ending) replica.ending.endSent = false;
   step.changed = true;
+  if (hello.state === 'WAKING' && hello.bootReady) wakeGoesOn(step, replica);
   // It answered once and nobody has said that it ended.
   if (replica.phase === 'absent' && replica.launcher === 'never' && hello.bootReady) {
     replica.stoppedAtMs = step.now;
@@ -47,6 +49,14 @@ export function onAttached(step: Step, replica: Replica, event: ArbiterEvent & {
   } else if (replica.phase === 'sleeping' || (replica.phase === 'freeing' && !replica.found)) {
     sendBarrier(step, replica, 0);
   }
+}
+
+/** An agent before us sent the wake. It is sent again: an engine that wakes answers the second after the first. */
+function wakeGoesOn(step: Step, replica: Replica): void {
+  if (replica.wakeFailures > 0) return;
+  if (replica.phase === 'absent' || replica.phase === 'checking') replica.wakeLeft = true;
+  else if (replica.found && (replica.phase === 'freeing' || replica.phase === 'asleep'))
+    sendWake(step, replica);
 }
 
 export function onDetached(step: Step, replica: Replica): void {
@@ -107,6 +117,10 @@ export function onEngineState(
       return;
     case 'asleep':
       replica.readyAtMs ??= step.now;
+      if (replica.wakeLeft) {
+        sendWake(step, replica);
+        return;
+      }
       beginFreeing(step, replica, true);
       pauseAfterFailedWake(step, replica);
       return;

@@ -103,6 +103,8 @@ export interface Replica {
   /** When its turn began: clients were first told that it serves. */
   becameServingAtMs: number;
   turnTold: boolean;
+  /** An agent before us sent a wake whose answer nobody heard: the engine may say asleep and still take its memory. */
+  wakeLeft: boolean;
   /** When its last sleep was sent: a frozen one waits from then on. */
   stoppedAtMs: number;
   askedAtMs: number;
@@ -272,6 +274,7 @@ export function newReplica(podUid: string, now: number, order: number): Replica 
     found: false,
     becameServingAtMs: now,
     turnTold: false,
+    wakeLeft: false,
     stoppedAtMs: now,
     askedAtMs: now,
     readyAtMs: null,
@@ -367,6 +370,7 @@ export function enter(step: Step, replica: Replica, phase: Phase, deadlineMs: nu
   replica.phaseSinceMs = step.now;
   replica.deadlineMs = deadlineMs;
   if (phase !== 'draining' && phase !== 'sleeping') replica.leaving = null;
+  if (phase !== 'checking') replica.wakeLeft = false;
 }
 
 /** Smoothed with the newest value weighing `averageWeight`. */

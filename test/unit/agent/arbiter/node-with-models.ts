@@ -38,10 +38,11 @@ interface Engine {
   restarts: number;
   /** What the next sleep leaves instead of its residue, GiB. */
   keepsGib: number | null;
+  /** So many of the next sleeps fail. */
+  sleepFails: number;
   /** Answers of the next wakes and boots that fail, with the message. */
   wakeFails: string[];
   bootFails: string[];
-  dead: boolean;
 }
 
 const idleDemand: Demand = { inFlight: 0, queued: 0, oldestWaitMs: 0, idleMs: 0, requestsTotal: 0 };
@@ -59,6 +60,7 @@ export class ScenarioNode {
   gpuGib: number;
   /** What each sidecar was told last, kept when effects are forgotten. */
   #told = new Map<string, State>();
+  #barriers = new Map<string, number>();
   #timer: number | null = null;
   #later: { atMs: number; order: number; run: () => void }[] = [];
   #order = 0;
@@ -136,9 +138,9 @@ export class ScenarioNode {
       bytes: 0,
       restarts: 0,
       keepsGib: null,
+      sleepFails: 0,
       wakeFails: [],
       bootFails: [],
-      dead: false,
     });
     this.demands.set(name, { ...idleDemand, sinceMs: this.now, idleSinceMs: this.now });
     this.sendLists();
@@ -154,7 +156,7 @@ export class ScenarioNode {
   attach(name: string): void {
     const pod = this.pod(name);
     const told = this.told(name);
-    const barrier = this.lastOf('barrier', name);
+    const barrier = this.#barriers.get(name) ?? -1;
     this.send({
       type: 'attached',
       hello: {
@@ -167,9 +169,8 @@ export class ScenarioNode {
         replica: pod.replica,
         gpuUuids: pod.uuids,
         settings: formatSettings(pod.settings),
-        state:
-          (barrier?.epoch ?? -1) > (told?.epoch ?? -1) ? 'DEACTIVATING' : (told?.state ?? 'STATE_UNKNOWN'),
-        epoch: Math.max(told?.epoch ?? 0, barrier?.epoch ?? 0),
+        state: barrier > (told?.epoch ?? -1) ? 'DEACTIVATING' : (told?.state ?? 'STATE_UNKNOWN'),
+        epoch: Math.max(told?.epoch ?? 0, barrier),
         bootReady: told?.bootReady ?? false,
         demand: this.#demandNow(name),
       },
@@ -186,6 +187,31 @@ export class ScenarioNode {
       bytes: engine.options.gib * GiB,
       restarts: engine.restarts,
     });
+  }
+
+  /** Its launcher reconnects to a new agent while an engine runs. */
+  hold(name: string): void {
+    const { options, restarts, state } = this.engines.get(name)!;
+    const { uuids } = this.pod(name);
+    const ready = state !== 'booting';
+    this.send({
+      type: 'holding',
+      podUid: name,
+      uuids,
+      bytes: options.gib * GiB,
+      restarts,
+      grant: 'g',
+      ready,
+    });
+  }
+
+  /** The agent is killed and comes back knowing nothing; what was under way for it is lost. */
+  restartAgent(): this {
+    this.state = initialState({ startedAtMs: this.now });
+    this.#later = [];
+    this.#timer = null;
+    this.effects = [];
+    return this;
   }
 
   /** Clients come or go: how many are being served and how many wait. */
@@ -259,6 +285,7 @@ export class ScenarioNode {
 
   #carryOut(effect: ArbiterEffect): void {
     this.effects.push(effect);
+    if (effect.type === 'barrier') this.#barriers.set(effect.podUid, effect.epoch);
     if (effect.type === 'tell') this.#told.set(effect.podUid, effect.state);
     if (effect.type === 'timer') this.#timer = effect.atMs;
     else if (effect.type === 'measure') this.later(20, () => this.measure());
@@ -305,7 +332,13 @@ export class ScenarioNode {
   }
 
   #slept(name: string, engine: Engine): void {
-    if (engine.state !== 'sleeping' || engine.dead) return;
+    if (engine.state !== 'sleeping') return;
+    if (engine.sleepFails > 0) {
+      engine.sleepFails--;
+      engine.state = 'awake';
+      this.send({ type: 'slept', podUid: name, ok: false, message: 'POST /sleep answered 500' });
+      return;
+    }
     engine.state = 'asleep';
     engine.bytes = (engine.keepsGib ?? engine.options.residueGib) * GiB;
     engine.keepsGib = null;
@@ -313,7 +346,7 @@ export class ScenarioNode {
   }
 
   #woken(name: string, engine: Engine, tookMs: number): void {
-    if (engine.state !== 'waking' || engine.dead) return;
+    if (engine.state !== 'waking') return;
     const message = engine.wakeFails.shift();
     if (message !== undefined) {
       engine.state = 'asleep';
@@ -351,6 +384,10 @@ export class ScenarioNode {
 
   told(name: string) {
     return this.#told.get(name);
+  }
+
+  failSleeps(name: string, times: number): void {
+    this.engines.get(name)!.sleepFails = times;
   }
 
   /** Names of pods that were sent this, in order. */
