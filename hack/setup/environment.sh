@@ -24,6 +24,7 @@ install_node() {
     mkdir -p "$home"
     npm install --prefix "$home" --no-audit --no-fund --loglevel=error "node-$platform@$NODE_VERSION" >&2 || return 1
   fi
+  NODE_BINARY=$home/node_modules/node-$platform/bin/node
   # npm's own launcher picks `node` from PATH, so npm runs under this Node too.
   export PATH=$home/node_modules/node-$platform/bin:$PATH
 }
@@ -35,6 +36,8 @@ install_packages() {
     (cd "$ROOT" && npm ci --no-audit --no-fund --loglevel=error >&2) || return 1
     cp "$ROOT/package-lock.json" "$stamp"
   fi
+  # So that node_modules/.bin/node runs the project's programs by hand, whatever node is on PATH.
+  [ -e "$ROOT/node_modules/.bin/node" ] || ln -s "$NODE_BINARY" "$ROOT/node_modules/.bin/node"
   export PATH=$ROOT/node_modules/.bin:$PATH
 }
 
