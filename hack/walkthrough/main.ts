@@ -3,6 +3,7 @@ import { parseArgs } from 'node:util';
 import { installChart } from '../installation/chart.ts';
 import { type Cluster, downCluster, upCluster } from '../installation/cluster.ts';
 import { downloads, startHub } from '../installation/hub.ts';
+import { imageNames } from '../oci/images.ts';
 import { converge, deploy, inference, remove, running, twoAwake } from './chapters.ts';
 import { check, failures, remark, title, type, until } from './shell.ts';
 import { update } from './updates.ts';
@@ -14,6 +15,7 @@ const help = `usage: ./hack/demo [--keep] [--kubeconfig FILE [--values FILE]]
                      nodes can pull them; say so, and all else that differs, in --values FILE (helm values)
 without --kubeconfig it needs Linux and root: it starts a cluster with simulated GPUs in namespaces of this machine`;
 
+const nextEngine = imageNames.engine.replace(/:[^:]*$/, ':next');
 /** GPUs of the demo's node, as ./hack/cluster takes them. */
 const gpus = 'a40:2';
 
@@ -35,6 +37,17 @@ async function ownCluster(): Promise<Cluster> {
   title('A cluster on this machine');
   const cluster = await upCluster(['--gpus', gpus]);
   await startHub(cluster);
+  // The same engine under a second name, for the row of the update table that changes the image.
+  await cluster.inNode('n1', [
+    'ctr',
+    '-n',
+    'k8s.io',
+    'images',
+    'tag',
+    '--force',
+    imageNames.engine,
+    nextEngine,
+  ]);
   return cluster;
 }
 
@@ -76,7 +89,7 @@ async function play(): Promise<void> {
     await running();
     const url = await inference();
     await twoAwake();
-    await update(url);
+    await update(url, kubeconfig ? null : nextEngine);
     await remove(url, kubeconfig ? async () => 0 : () => downloads('meta-llama/Llama-3.1-8B-Instruct'));
     check('every promise of the page held', failures.length === 0, failures.join('; '));
     if (keep) next(cluster);

@@ -25,8 +25,11 @@ const statusOf = async (url: string, path: string): Promise<number> => {
   return Number(stdout);
 };
 
-/** The rows of the page's table, in its order. Settings that need no restart apply live (a decided departure from the page). */
-const updates: Update[] = [
+/**
+ * The rows of the page's table, in its order. Settings that need no restart apply live (a decided departure from the page).
+ * @param nextEngine another engine image that the node has; null leaves that row out
+ */
+const updates = (nextEngine: string | null): Update[] => [
   {
     field: 'fairness',
     patch: { fairness: { minRuntime: '3s' } },
@@ -54,7 +57,7 @@ const updates: Update[] = [
     patch: { parallelism: { tensor: 2, pipeline: 1 }, vramPerGPU: '2Gi' },
     rolls: true,
   },
-  { field: 'vllmImage', patch: { vllmImage: 'localhost/greenthread-engine-sim:next' }, rolls: true },
+  ...(nextEngine === null ? [] : [{ field: 'vllmImage', patch: { vllmImage: nextEngine }, rolls: true }]),
   { field: 'modelName', patch: { modelName: 'Qwen/Qwen2.5-1.5B-Instruct' }, rolls: true, unnamed: true },
 ];
 
@@ -80,10 +83,10 @@ async function inForce(update: Update, before: string, url: string): Promise<boo
   return reached === true;
 }
 
-export async function update(url: string): Promise<void> {
+export async function update(url: string, nextEngine: string | null): Promise<void> {
   title('Update a Model');
   const rows: string[][] = [];
-  for (const each of updates) {
+  for (const each of updates(nextEngine)) {
     const [before] = await uids();
     const asking = keepAsking(url, each.unnamed ? undefined : 'meta-llama/Llama-3.1-8B-Instruct');
     const began = Date.now();
