@@ -103,7 +103,7 @@ function isWanted(step: Step): 'quickly' | 'slowly' | null {
     const ended = (replica.phase === 'absent' || replica.phase === 'asking') && !replica.proven;
     const booted = replica.phase === 'booting' && replica.readyAtMs !== null;
     if (!ended && !booted && replica.phase !== 'freeing') continue;
-    const slow = step.now - replica.changedAtMs > freeingMsMax;
+    const slow = step.now - replica.changedAtMs > freeingMsMax + measureSlowlyEveryMs;
     if (!slow) return 'quickly';
     wanted ??= 'slowly';
   }

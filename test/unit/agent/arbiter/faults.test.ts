@@ -58,8 +58,8 @@ describe('a sleep', () => {
       .start()
       .add('a', { bootMs: 1_000, sleep: { idleTimeoutMs: 1_000 } })
       .booted('a');
-    node.failSleeps('a', 5);
-    node.pass(30_000);
+    node.failSleeps('a', 3);
+    while (node.sent('restart-engine').length === 0 && node.now < 60_000) node.pass(10);
     expect(node.sent('sleep-engine')).toEqual(['a', 'a', 'a']);
     expect(node.lastOf('restart-engine', 'a')?.reason).toBe('SleepFailed');
   });
@@ -100,7 +100,7 @@ describe('a wake', () => {
     const a = node.engines.get('a')!;
     a.wakeFails.push('no');
     node.demand('a', 0, 1);
-    while (node.phase('a') !== 'checking') node.pass(10);
+    node.until('a', 'checking');
     a.bytes = 6 * GiB;
     node.pass(12_000);
     expect(node.lastOf('restart-engine', 'a')?.reason).toBe('ResidueKept');
@@ -109,7 +109,7 @@ describe('a wake', () => {
   it('whose answer says failed while the engine is awake after all is believed by the engine', () => {
     const node = rivals();
     node.demand('a', 0, 1);
-    while (node.phase('a') !== 'waking') node.pass(10);
+    node.until('a', 'waking');
     node.send({ type: 'woken', podUid: 'a', ok: false, message: 'timeout', tookMs: 60_000 });
     node.engines.get('a')!.state = 'awake';
     node.engines.get('a')!.bytes = 40 * GiB;
@@ -125,7 +125,7 @@ describe('an engine that dies', () => {
       const node = rivals();
       const name = phase === 'asleep' || phase === 'waking' ? 'a' : 'b';
       if (phase === 'waking' || phase === 'sleeping') node.demand('a', 0, 1);
-      while (node.phase(name) !== phase) node.pass(5);
+      node.until(name, phase);
       node.demand('a', 0, 0);
       node.kill(name, 'Segmentation fault');
       expect(node.lastOf('explain', name)?.message).toBe(

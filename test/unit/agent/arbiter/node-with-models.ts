@@ -109,7 +109,7 @@ export class ScenarioNode {
 
   /** A pod appears, bound and with its sidecar attached; its launcher asks. */
   add(name: string, options: ModelOptions = {}): this {
-    const { gpus = [0], gib = 40, residueGib = 0.6, popular = false, model = name } = options;
+    const { gpus = [0], gib = 40, residueGib = 0.5, popular = false, model = name } = options;
     const settings: Settings = {
       ...defaultSettings,
       fairness: { ...defaultSettings.fairness, popular, ...options.fairness },
@@ -254,6 +254,15 @@ export class ScenarioNode {
     }
     this.now = until;
     return this;
+  }
+
+  /** Time passes in small steps until it is in this phase. */
+  until(name: string, phase: string): this {
+    for (let step = 0; step < 200_000; step++) {
+      if (this.phase(name) === phase) return this;
+      this.pass(0.5);
+    }
+    throw new Error(`${name} did not come to be ${phase}: it is ${this.phase(name)}`);
   }
 
   later(ms: number, run: () => void): void {

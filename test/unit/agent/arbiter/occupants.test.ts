@@ -77,7 +77,7 @@ describe('the ledger as it is shown', () => {
     node.strangerGib[0] = 3;
     node.measure();
     const [view] = ledgerView(node.state);
-    expect(view).toMatchObject({ capacityBytes: 48 * GiB, residueBytes: 0.6 * GiB, foreignBytes: 3 * GiB });
+    expect(view).toMatchObject({ capacityBytes: 48 * GiB, residueBytes: 0.5 * GiB, foreignBytes: 3 * GiB });
     expect(view!.reservedBytes + view!.residueBytes + view!.foreignBytes + view!.roomBytes).toBe(48 * GiB);
   });
 });

@@ -74,7 +74,7 @@ describe('an agent that starts again', () => {
     expect(node.phase('b')).toBe('draining');
     node.demands.get('a')!.queued = 0;
     node.restartAgent();
-    if (found === 'asleep') Object.assign(node.engines.get('b')!, { state: 'asleep', bytes: 0.6 * GiB });
+    if (found === 'asleep') Object.assign(node.engines.get('b')!, { state: 'asleep', bytes: 0.5 * GiB });
     for (const part of Object.values(parts)) part(node);
     node.send({ type: 'settled' });
     node.pass(1_000);
