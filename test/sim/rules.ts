@@ -12,6 +12,8 @@ export class Rules {
   #resources: Map<string, BindingFact[]> | null = null;
   #deleting = new Set<string>();
   #told = new Map<string, string>();
+  /** Clients of a pod as its sidecar said last. */
+  #clients = new Map<string, number>();
 
   constructor(world: World) {
     this.#world = world;
@@ -22,6 +24,7 @@ export class Rules {
     this.#resources = null;
     this.#deleting.clear();
     this.#told.clear();
+    this.#clients.clear();
   }
 
   heard(event: PodEvent): void {
@@ -29,7 +32,11 @@ export class Rules {
       this.#deleting = new Set(event.pods.filter(({ deleting }) => deleting).map(({ podUid }) => podUid));
     } else if (event.type === 'gpu-resources') {
       this.#resources = new Map(event.resources.map(({ uuid, bindings }) => [uuid, bindings]));
+    } else if (event.type === 'demand') {
+      this.#clients.set(event.podUid, event.demand.inFlight + event.demand.queued);
     } else if (event.type === 'attached') {
+      const { podUid, demand } = event.hello;
+      this.#clients.set(podUid, demand.inFlight + demand.queued);
       // One that has just attached is told its state, changed or not.
       this.#told.delete(event.hello.podUid);
     }
@@ -86,17 +93,18 @@ export class Rules {
       if (other.engine!.condition === 'waking')
         this.#world.refuse('overlap', `${pod.uid} sleeps while ${other.uid} wakes beside it`);
     }
-    if (engine && engine.running.size > 0) this.#checkFreeze(pod, engine.running.size);
+    const clients = Math.max(engine?.running.size ?? 0, this.#clients.get(pod.uid) ?? 0);
+    if (engine && clients > 0) this.#checkFreeze(pod, clients);
   }
 
-  /** What runs is frozen only for somebody who waits, and only when its turn is over. */
-  #checkFreeze(pod: SimPod, running: number): void {
+  /** One with clients sleeps only for somebody who waits, and only when its turn is over. */
+  #checkFreeze(pod: SimPod, clients: number): void {
     const { clock, pods, host } = this.#world;
     if (pod.attachedLife !== host.life) return;
     const turnMs = Math.min(turnMsMax, pod.leastMinRuntimeMs);
     const servedMs = clock.nowMs - (pod.servingSinceMs ?? Number.NEGATIVE_INFINITY);
     if (servedMs < turnMs - 1) {
-      const text = `${pod.uid} is frozen with ${running} running, ${Math.round(servedMs)} ms into a turn of ${turnMs} ms`;
+      const text = `${pod.uid} sleeps with ${clients} clients, ${Math.round(servedMs)} ms into a turn of ${turnMs} ms`;
       this.#world.refuse('turn', text);
     }
     const waits = (other: SimPod): boolean =>
@@ -104,10 +112,7 @@ export class Rules {
       other.engine?.condition !== 'awake' &&
       other.model.gpus.some((gpu) => pod.model.gpus.includes(gpu));
     if (!pods.some(waits))
-      this.#world.refuse(
-        'needless',
-        `${pod.uid} is frozen with ${running} running, and nobody beside it waits`,
-      );
+      this.#world.refuse('needless', `${pod.uid} sleeps with ${clients} clients, and nobody beside it waits`);
   }
 
   wakes(pod: SimPod): void {

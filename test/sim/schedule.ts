@@ -108,6 +108,30 @@ type Trouble = (typeof troubles)[number];
 
 const eventsMean = 160;
 
+/** Bytes that a model reserves on each of its GPUs. */
+function size(
+  random: Random,
+  from: { most: number; gpuBytes: number; contended: boolean; popular: boolean },
+): number {
+  const { most, gpuBytes, contended, popular } = from;
+  if (popular) return Math.round(most * random.between(0.1, 0.3));
+  // Two halves fit with little to spare.
+  if (random.chance(0.15) && most > gpuBytes / 2) return gpuBytes / 2 - 768 * MiB;
+  const large = random.chance(contended ? 0.9 : 0.5);
+  return Math.round(most * (large ? random.between(0.75, 1) : random.between(0.15, 0.6)));
+}
+
+/** Fairness and sleep settings; where models contend turns are short, so that a seed sees many. */
+function habits(random: Random, contended: boolean) {
+  return {
+    priority: random.chance(contended ? 0.5 : 0.3) ? random.int(-100, 100) : 0,
+    minRuntimeMs: random.pick(contended ? [0, 1_000, 3_000] : [0, 1_000, 5_000, 10_000, 10_000, 20_000]),
+    maxWaitTimeMs: random.pick([0, 1_000, 5_000, 5_000, 10_000]),
+    idleTimeoutMs: random.pick([1_000, 5_000, 20_000, 60_000, 600_000]),
+    drainTimeoutMs: random.pick(contended ? [0, 1_000, 3_000] : [0, 1_000, 5_000, 30_000]),
+  };
+}
+
 /** @param popularBytes on each GPU, of the models drawn before: popular ones come first, so that all others fit beside them */
 function modelPlan(
   random: Random,
@@ -122,12 +146,7 @@ function modelPlan(
   const most = gpuBytes - Math.max(...chosen.map((gpu) => popularBytes[gpu]!)) - 7 * GiB;
   const mayBePopular = at === 0 || (at === 1 && popularBytes.some((bytes) => bytes > 0));
   const popular = mayBePopular && random.chance(0.25);
-  const share = popular
-    ? random.between(0.1, 0.3)
-    : random.chance(contended ? 0.9 : 0.5)
-      ? random.between(0.75, 1)
-      : random.between(0.15, 0.6);
-  const reservedBytes = Math.round(most * share);
+  const reservedBytes = size(random, { most, gpuBytes, contended, popular });
   if (popular) for (const gpu of chosen) popularBytes[gpu]! += reservedBytes;
   return {
     name: `m${at + 1}`,
@@ -139,11 +158,7 @@ function modelPlan(
     sleepMs: random.chance(0.2) ? random.between(1_000, 10_000) : random.between(20, 400),
     wakeMs: random.chance(0.2) ? random.between(1_000, 6_000) : random.between(50, 800),
     popular,
-    priority: random.chance(0.3) ? random.int(-100, 100) : 0,
-    minRuntimeMs: random.pick([0, 1_000, 5_000, 10_000, 10_000, 20_000]),
-    maxWaitTimeMs: random.pick([0, 1_000, 5_000, 5_000, 10_000]),
-    idleTimeoutMs: random.pick([1_000, 5_000, 20_000, 60_000, 600_000]),
-    drainTimeoutMs: random.pick([0, 1_000, 5_000, 30_000]),
+    ...habits(random, contended),
   };
 }
 
@@ -161,18 +176,13 @@ function arrivals(
   const workMs = random.pick([100, 500, 2_000, 8_000]);
   const leaver = random.pick([0, 0, 0.1, 0.4]);
   if (random.chance(contended ? 0.7 : 0.25)) {
-    const atMs = random.between(0, untilMs / 2);
+    const atMs = random.between(0, untilMs / 3);
     const clients = random.int(1, 4);
-    const work = random.pick([200, 1_000, 5_000]);
-    actions.push({
-      atMs,
-      type: 'loop',
-      model: model.name,
-      clients,
-      workMs: work,
-      thinkMs: random.pick([0, 0, 3, 200]),
-      requests: budget,
-    });
+    // Steady load: all its requests together last for most of the time.
+    const spanMs = random.between(0.3, 0.9) * (untilMs - atMs);
+    const work = (spanMs * clients) / budget;
+    const thinkMs = random.pick([0, 0, 3, 200]);
+    actions.push({ atMs, type: 'loop', model: model.name, clients, workMs: work, thinkMs, requests: budget });
     if (random.chance(0.5)) return actions;
   }
   if (random.chance(0.15)) {
