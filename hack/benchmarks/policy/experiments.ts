@@ -2,6 +2,7 @@
 import { defaultSettings, type Settings } from '#proto/settings.ts';
 import { waitBoundMs } from './bound.ts';
 import { type Figures, figuresOf } from './figures.ts';
+import { leastWaitMs } from './lower-bound.ts';
 import { PeerNode, type Policy } from './node.ts';
 import { leastLongestWaitMs, leastSwitchMs } from './optimum.ts';
 import { OurNode } from './ours.ts';
@@ -56,13 +57,21 @@ export interface Row {
   waitsMs: Float64Array;
 }
 
+/** Ours, with what its settings promise. */
+export interface OurRow extends Row {
+  boundMs: number;
+}
+
 export interface Report {
   scenario: Scenario;
   stretch: number;
-  rows: { ours: Row; tuned: Row; lru: Row; lruPlain: Row; fcfs: Row; reference: Row };
+  rows: { ours: OurRow; tuned: OurRow; lru: Row; lruPlain: Row; fcfs: Row; reference: Row };
   /** LRU on the same load if sleeps and wakes took no time. */
   free: Row;
-  boundMs: number;
+  /** Below this no policy's p99 can be. */
+  leastP99Ms: number;
+  /** The longest wait over its bound, the worst of all settings that were tried. */
+  longestToBound: number;
 }
 
 export const runPeer = (scenario: Scenario, policy: Policy): Outcome =>
@@ -108,8 +117,8 @@ function rowOf(scenario: Scenario, policy: string, parameters: string, outcome: 
 }
 
 /** The row with the least p99; of equals the least median. */
-function best(rows: Row[]): Row {
-  let found: Row | null = null;
+function best<R extends Row>(rows: R[]): R {
+  let found: R | null = null;
   for (const row of rows) {
     const { p99Ms, p50Ms } = row.figures;
     const before = found?.figures;
@@ -155,10 +164,12 @@ const bestLru = (scenario: Scenario, grid: Grid): Row =>
 export function experiment(base: Scenario, grid: Grid): Report {
   const stretch = fixLoad(base);
   const scenario = stretched(base, stretch);
-  const oursRow = (settings: Settings, name: string): Row =>
-    rowOf(scenario, name, settingsText(settings), runOurs(scenario, settings));
+  const oursRow = (settings: Settings, name: string): OurRow => ({
+    ...rowOf(scenario, name, settingsText(settings), runOurs(scenario, settings)),
+    boundMs: waitBoundMs(scenario, settings),
+  });
   const ours = oursRow(defaultSettings, 'ours, defaults');
-  const tuned = best([...settingsGrid(grid)].map((settings) => oursRow(settings, 'ours, best settings')));
+  const tried = [...settingsGrid(grid)].map((settings) => oursRow(settings, 'ours, best settings'));
   const fcfsRow = (parameters: FcfsParameters): Row =>
     rowOf(scenario, 'first come first served', fcfsText(parameters), runPeer(scenario, fcfs(parameters)));
   return {
@@ -166,14 +177,15 @@ export function experiment(base: Scenario, grid: Grid): Report {
     stretch,
     rows: {
       ours,
-      tuned,
+      tuned: best(tried),
       lru: bestLru(scenario, grid),
       lruPlain: lruRow(scenario, plainLru),
       fcfs: best([...fcfsGrid(grid)].map(fcfsRow)),
       reference: rowOf(scenario, "the reference's timers", '', runPeer(scenario, reference())),
     },
     free: bestLru(withFreeSwitches(scenario), grid),
-    boundMs: waitBoundMs(scenario, defaultSettings),
+    leastP99Ms: leastWaitMs(scenario, 0.99),
+    longestToBound: Math.max(...[ours, ...tried].map((row) => row.figures.longestMs / row.boundMs)),
   };
 }
 
@@ -184,6 +196,8 @@ export interface SmallResult {
   lruToOptimum: number;
   /** Longest waits over the shortest longest wait that any schedule can reach. */
   leastLongestMs: number;
+  /** The same for any policy, one that freezes included; a lower bound. */
+  leastAnyMs: number;
   oursLongestMs: number;
   lruLongestMs: number;
   longestToBound: number;
@@ -209,6 +223,7 @@ export function smallExperiment(scenario: Scenario, grid: Grid): SmallResult {
     oursToOptimum: toOptimum(scenario, ours),
     lruToOptimum: toOptimum(scenario, lruBest),
     leastLongestMs: leastLongestWaitMs(scenario, shortest),
+    leastAnyMs: leastWaitMs(scenario, 1),
     oursLongestMs: longest(ours),
     lruLongestMs: longest(lruBest),
     longestToBound: ours.longestWaitMs / waitBoundMs(scenario, defaultSettings),

@@ -3,8 +3,8 @@ import { type Random, randomFor } from '../../../test/sim/random.ts';
 import { type Arrival, type BenchModel, GB, modelOf, type Scenario, scenarioOf } from './scenario.ts';
 import type { TraceRow } from './trace.ts';
 
-/** Sizes in the order of popularity: 4B to 30B models with their caches; one, two or three are awake together. */
-const sizesGB = [36, 24, 60, 30, 18, 48, 24, 40];
+/** Sizes in the order of popularity: 1B to 30B models with their caches; one to five are awake together. */
+const sizesGB = [30, 16, 60, 24, 12, 40, 20, 8, 36, 16, 24, 10, 48, 18, 30, 14];
 
 /** What an engine works on one request: prefill at 8,000 tokens/s, then 15 ms a token, as an 8B model on such a GPU does. */
 const prefillTokensPerMs = 8;
