@@ -32,12 +32,22 @@ function missingBytes(replica: Replica, rooms: Room[]): number[] {
   });
 }
 
+/** What comes free when as many occupants sleep as it takes for so many bytes: nobody leaves by half. */
+function wholeOccupantsBytes(room: Room, bytes: number): number {
+  let given = 0;
+  for (const occupant of room.serving) {
+    if (given >= bytes) break;
+    if (!occupant.popular) given += givenBackBytes(occupant, room.gpu);
+  }
+  return given;
+}
+
 /** Holds for this waiter what it needs: what will be given back first, else what is free. */
 function promise(replica: Replica, rooms: Room[], missing: number[]): void {
   for (const [at, room] of rooms.entries()) {
     const lacks = Math.max(0, missing[at]!);
     const leaving = Math.min(room.leavingBytes, lacks);
-    const evictable = Math.min(room.evictableBytes, lacks - leaving);
+    const evictable = Math.min(room.evictableBytes, wholeOccupantsBytes(room, lacks - leaving));
     room.leavingBytes -= leaving;
     room.evictableBytes -= evictable;
     const more = needBytes(replica, room) - claimBytes(replica, room.gpu);

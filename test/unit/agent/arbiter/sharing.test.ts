@@ -354,7 +354,78 @@ describe('gangs', () => {
   });
 });
 
+describe('behind a waiter that no set of victims can serve yet', () => {
+  /** a serves a client in its turn; big waits for its place; then small asks. */
+  function queue(smallGib: number): ScenarioNode {
+    const node = new ScenarioNode(1).start();
+    for (const [name, gib] of [
+      ['small', smallGib],
+      ['big', 38],
+      ['a', 20],
+    ] as const) {
+      node
+        .add(name, { gib, bootMs: 1_000, residueGib: 0.25, fairness: { minRuntimeMs: 20_000 } })
+        .booted(name);
+    }
+    for (const name of ['small', 'big']) expect(['asleep', 'serving']).toContain(node.phase(name));
+    node.pod('small').settings.sleep.idleTimeoutMs = 1;
+    node.sendLists();
+    node.pass(1_000);
+    node.demand('a', 1, 0);
+    node.forget();
+    node.demand('big', 0, 1);
+    node.pass(100);
+    node.demand('small', 0, 1);
+    node.pass(3_000);
+    return node;
+  }
+
+  it('another that fits now, but not beside it, waits', () => {
+    expect(queue(15).sent('wake-engine')).toEqual([]);
+  });
+
+  it('another that fits beside it goes ahead', () => {
+    expect(queue(6).sent('wake-engine')).toEqual(['small']);
+  });
+
+  it('another takes no victim that it will need', () => {
+    const node = new ScenarioNode(1).start();
+    for (const [name, gib] of [
+      ['later', 18],
+      ['first', 40],
+      ['idle', 18],
+      ['busy', 18],
+    ] as const) {
+      node
+        .add(name, { gib, bootMs: 1_000, residueGib: 0.25, fairness: { minRuntimeMs: 20_000 } })
+        .booted(name);
+    }
+    expect([node.phase('idle'), node.phase('busy')]).toEqual(['serving', 'serving']);
+    node.demand('busy', 1, 0);
+    node.forget();
+    node.demand('first', 0, 1);
+    node.pass(10);
+    node.demand('later', 0, 1);
+    node.pass(10_000);
+    expect(node.sent('sleep-engine')).toEqual([]);
+  });
+});
+
 describe('the ledger', () => {
+  it('counts one that measured more than its reservation at what it measured, and head room', () => {
+    for (const [peakGib, beside] of [
+      [20, true],
+      [25.5, true],
+      [25.9, false],
+    ] as const) {
+      const node = new ScenarioNode(1).start().add('a', { gib: 20 }).booted('a');
+      node.engines.get('a')!.bytes = peakGib * GiB;
+      node.measure();
+      node.add('b', { gib: 22 }).booted('b');
+      expect(node.phase('a')).toBe(beside ? 'serving' : 'asleep');
+    }
+  });
+
   it('counts a sleeper at 1.5 GiB until it was measured, then at what it keeps', () => {
     const node = rivals({ residueGib: 0.25 });
     const a = node.state.replicas.get('a')!;
