@@ -100,7 +100,13 @@ export const slowEngines = (nodeName: string, index: number, values: Record<stri
       .join(' ')}`,
   );
 
-const engineDefaults = { bootSeconds: 3, tokensPerSecond: 50, wakeBaseMs: 300, sleepMs: 90 };
+const engineDefaults = {
+  bootSeconds: 3,
+  tokensPerSecond: 50,
+  wakeBaseMs: 300,
+  sleepMs: 90,
+  answerTokens: 32,
+};
 
 /** Engines and nvidia-smi of a GPU behave as they did before the test. */
 export async function healGpu(nodeName: string, index: number): Promise<void> {
