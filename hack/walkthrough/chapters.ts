@@ -68,6 +68,7 @@ export async function converge(): Promise<void> {
   // The watch ends by itself once both are up; its output is what a person would see.
   const seen = await type(
     `timeout 170 bash -c 'set -o pipefail; kubectl get models -A -w | tee >(while read -r _ name phase _; do case "$name:$phase" in llama-3-8b:Ready|llama-3-8b:Serving) a=1;; whisper-turbo:Ready|whisper-turbo:Serving) b=1;; esac; [ "$a$b" = 11 ] && sleep 0.5 && pkill -P $$ kubectl; done)'; true`,
+    { shown: 'kubectl get models -A -w' },
   );
   const phases = seen.stdout
     .split('\n')

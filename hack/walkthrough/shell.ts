@@ -14,13 +14,18 @@ export const remark = (text: string): void => console.log(`# ${text}`);
 /** Longest a typed command may take, ms; what waits longer is a condition and polls. */
 const commandMsMax = 120_000;
 
-/** Types a command. @param env on top of this process's @param quiet runs it without showing it */
+/**
+ * Types a command.
+ * @param options.env on top of this process's
+ * @param options.quiet runs it without showing it
+ * @param options.shown what a person would type, where the command has more to it so that it ends by itself
+ */
 export async function type(
   command: string,
-  options: { env?: Record<string, string>; quiet?: boolean } = {},
+  options: { env?: Record<string, string>; quiet?: boolean; shown?: string } = {},
 ): Promise<Typed> {
-  const { env = {}, quiet = false } = options;
-  if (!quiet) console.log(bold(`$ ${command}`));
+  const { env = {}, quiet = false, shown = command } = options;
+  if (!quiet) console.log(bold(`$ ${shown}`));
   const { stdout, exitCode } = await execa('bash', ['-c', command], {
     env,
     reject: false,
