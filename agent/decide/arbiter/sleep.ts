@@ -14,7 +14,7 @@ import {
   stillBytes,
   wakeTriesMax,
 } from './limits.ts';
-import { enter, gpusOf, isDue, isUnheard, type Replica, type Step, smooth } from './state.ts';
+import { enter, gpusOf, hasItsBindings, isDue, isUnheard, type Replica, type Step, smooth } from './state.ts';
 import { backoffMs, beginChecking, beginDrain, beginFreeing, callOff, sendSleep } from './transitions.ts';
 import { mayForce, maySleep } from './victims.ts';
 import { asWaiter } from './waiting.ts';
@@ -38,7 +38,7 @@ export function movesBeside(step: Step, replica: Replica): { booting: boolean; w
 function callOffReason(step: Step, replica: Replica): string | null {
   const leaving = replica.leaving!;
   if (replica.ending) return 'the pod is being ended';
-  if (gpusOf(step.state, replica).some((gpu) => !gpu.resource || !gpu.listed))
+  if (gpusOf(step.state, replica).some((gpu) => !hasItsBindings(step.state, gpu) || !gpu.listed))
     return 'a GPU of its is out of use';
   const met = isBusy(replica) || (leaving.inFlight ?? 0) > 0;
   const silent = !leaving.forced && leaving.inFlight === null && step.now >= leaving.deadlineMs;

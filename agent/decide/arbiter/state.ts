@@ -337,6 +337,15 @@ export function bindingOn(gpu: Gpu, replica: Replica): BindingFact | null {
   return null;
 }
 
+/** Its resource is there and whole: one that was deleted by hand comes back without the bindings of the pods that are on it. */
+export function hasItsBindings(state: ArbiterState, gpu: Gpu): boolean {
+  if (!gpu.resource || !state.resourcesListed || gpu.bindings.length > 0) return gpu.resource;
+  for (const replica of state.replicas.values()) {
+    if (replica.listed && !replica.deleting && replica.uuids.includes(gpu.uuid)) return false;
+  }
+  return true;
+}
+
 /**
  * What follows from lists and settings for each replica, kept so that no decision searches for it: whether it is popular
  * (by its binding, which the controller turns on when there is room; without a list by its settings) and what is reserved.

@@ -2,7 +2,7 @@
 import { idleSinceMs, isIdle } from './demand.ts';
 import { givenBackBytes, type Room } from './ledger.ts';
 import { exactVictimsMax, returnHorizonMs, turnMsMax, turnSwitchFactor } from './limits.ts';
-import { gpusOf, isDue, type Replica, type Step } from './state.ts';
+import { gpusOf, hasItsBindings, isDue, type Replica, type Step } from './state.ts';
 import type { Waiter } from './waiting.ts';
 
 export interface Candidate {
@@ -44,7 +44,9 @@ export const turnEndsMs = (replica: Replica): number => replica.becameServingAtM
 export function maySleep(step: Step, replica: Replica): boolean {
   if (replica.phase !== 'serving' || replica.ending || replica.mustRestart) return false;
   if (!isDue(step, replica.notSleepBeforeMs)) return false;
-  return gpusOf(step.state, replica).every((gpu) => gpu.resource && gpu.listed && gpu.usable);
+  return gpusOf(step.state, replica).every(
+    (gpu) => hasItsBindings(step.state, gpu) && gpu.listed && gpu.usable,
+  );
 }
 
 /** A busy one may be made to give way: its turn is over and the waiter has waited its time. */

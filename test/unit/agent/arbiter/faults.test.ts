@@ -232,6 +232,20 @@ describe('a GPU', () => {
     expect(node.phase('a')).toBe('serving');
   });
 
+  it('whose resource came back without bindings sleeps nothing until they are in', () => {
+    const node = rivals();
+    const bindings = node.bindings.get('GPU-0')!;
+    node.bindings.set('GPU-0', []);
+    node.sendLists();
+    node.demand('a', 0, 1);
+    node.pass(60_000);
+    expect(node.sent('sleep-engine')).toEqual([]);
+    node.bindings.set('GPU-0', bindings);
+    node.sendLists();
+    node.pass(2_000);
+    expect(node.phase('a')).toBe('serving');
+  });
+
   it('whose resource goes while one drains there lets it go on serving', () => {
     const node = rivals();
     node.demand('a', 0, 1);
