@@ -11,6 +11,8 @@ export class Rules {
   /** Bindings by GPU as the agent last heard them; null: it never has. */
   #resources: Map<string, BindingFact[]> | null = null;
   #deleting = new Set<string>();
+  /** Models of the pods it has heard of, one for each pod. */
+  #models: string[] = [];
   #told = new Map<string, string>();
   /** Clients of a pod as its sidecar said last. */
   #clients = new Map<string, number>();
@@ -23,12 +25,14 @@ export class Rules {
   forget(): void {
     this.#resources = null;
     this.#deleting.clear();
+    this.#models = [];
     this.#told.clear();
     this.#clients.clear();
   }
 
   heard(event: PodEvent): void {
     if (event.type === 'pods') {
+      this.#models = event.pods.map(({ model }) => model);
       this.#deleting = new Set(event.pods.filter(({ deleting }) => deleting).map(({ podUid }) => podUid));
     } else if (event.type === 'gpu-resources') {
       this.#resources = new Map(event.resources.map(({ uuid, bindings }) => [uuid, bindings]));
@@ -84,7 +88,9 @@ export class Rules {
     this.#checkResource(pod, 'sleeps');
     const bound = this.#resources?.get(pod.uuids[0]!)?.find(({ model }) => model === pod.model.name);
     const popular = bound ? bound.popular : pod.settings.fairness.popular;
-    const rolls = pods.some((other) => other !== pod && other.model === pod.model);
+    const rolls =
+      pods.some((other) => other !== pod && other.model === pod.model) ||
+      this.#models.filter((model) => model === pod.model.name).length > 1;
     if (popular && !rolls) this.#world.refuse('popular', `${pod.uid} is pinned and sleeps`);
     if (engine && (engine.condition === 'sleeping' || engine.condition === 'waking')) {
       this.#world.refuse('transition', `${pod.uid} is sent to sleep while ${engine.condition}`);

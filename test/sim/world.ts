@@ -103,9 +103,11 @@ export class World {
       const gpu = this.gpus[index]!;
       const others = gpu.enginesBytes(engine);
       if (bytes <= (gpu.held.get(engine) ?? 0)) continue;
+      // What grows by itself beside a stranger was commanded by nobody.
+      const excused = engine.condition === 'awake' && gpu.strangerBytes > 0;
       // One that was known and has gone again takes nothing.
       const strangers = Math.min(known[index]!, gpu.strangerBytes);
-      if (others + bytes > gpu.totalBytes - strangers) {
+      if (!excused && others + bytes > gpu.totalBytes - strangers) {
         const names = [...gpu.held].map(
           ([other, held]) => `${other.pod} ${(held / 2 ** 30).toFixed(2)} GiB (${other.condition})`,
         );

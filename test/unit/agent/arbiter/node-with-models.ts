@@ -227,6 +227,8 @@ export class ScenarioNode {
       requestsTotal: before.requestsTotal + (busy ? 1 : 0),
     });
     this.send({ type: 'demand', podUid: name, demand: this.#demandNow(name) });
+    const epoch = this.#barriers.get(name) ?? -1;
+    if (epoch > (this.told(name)?.epoch ?? -1) && inFlight < before.inFlight) this.#barrierUp(name, epoch);
   }
 
   #demandNow(name: string): Demand {

@@ -140,7 +140,7 @@ describe('a waiter', () => {
     expect([node.phase('a'), node.phase('b')]).toEqual(['asleep', 'serving']);
   });
 
-  it('of higher priority goes first, but not before one for which room is being made', () => {
+  it('of higher priority goes first', () => {
     const node = new ScenarioNode(1).start();
     for (const [name, priority] of [
       ['low', 0],
@@ -155,6 +155,27 @@ describe('a waiter', () => {
     node.demand('high', 0, 1);
     node.pass(40_000);
     expect(node.sent('wake-engine')[0]).toBe('high');
+  });
+
+  it('of higher priority does not take the room that is being made for another', () => {
+    const node = new ScenarioNode(1).start();
+    for (const [name, priority] of [
+      ['low', 0],
+      ['high', 50],
+      ['held', 0],
+    ] as const) {
+      node.add(name, { fairness: { priority, maxWaitTimeMs: 0, minRuntimeMs: 0 } }).booted(name);
+    }
+    node.demand('held', 1, 0);
+    node.pass(5_000);
+    node.forget();
+    node.demand('low', 0, 1);
+    expect(node.phase('held')).toBe('draining');
+    node.demand('high', 0, 1);
+    node.pass(500);
+    node.demand('held', 0, 0);
+    node.pass(1_000);
+    expect(node.sent('wake-engine')[0]).toBe('low');
   });
 
   it('of low priority is awake within its age bound although others of high priority never cease', () => {
