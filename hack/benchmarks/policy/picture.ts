@@ -13,7 +13,7 @@ export interface Panel {
 const colours = ['#0b7a3b', '#c2410c', '#1d4ed8', '#7c3aed', '#64748b', '#a16207'];
 const width = 330;
 const height = 220;
-const inset = { left: 44, right: 10, top: 26, bottom: 34 };
+const inset = { left: 44, right: 18, top: 26, bottom: 38 };
 const perRow = 3;
 /** Axes: waits of 0.1 s to 1,000 s, shares of 1 to 1/1000, both logarithmic. */
 const [waitMsFirst, waitDecades] = [100, 4];
@@ -54,7 +54,7 @@ function axes(): string {
   for (let decade = 0; decade <= waitDecades; decade++) {
     const x = across(waitMsFirst * 10 ** decade).toFixed(1);
     parts.push(
-      `<path class="g" d="M${x} ${inset.top}V${height - inset.bottom}"/><text x="${x}" y="${height - inset.bottom + 13}" text-anchor="middle">${(waitMsFirst * 10 ** decade) / 1000}</text>`,
+      `<path class="g" d="M${x} ${inset.top}V${height - inset.bottom}"/><text x="${x}" y="${height - inset.bottom + 15}" text-anchor="middle">${(waitMsFirst * 10 ** decade) / 1000}</text>`,
     );
   }
   for (let decade = 0; decade <= shareDecades; decade++) {

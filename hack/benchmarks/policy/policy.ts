@@ -80,13 +80,14 @@ function describe({ scenario, stretch, rows, free }: Report): string {
   const requests = scenario.arrivals.length.toLocaleString('en');
   const hours = ((scenario.arrivals.at(-1)?.atMs ?? 0) / 3_600_000).toFixed(1);
   const title = `### ${scenario.name}: ${requests} requests in ${hours} h (times × ${stretch.toFixed(2)})`;
-  const { ours, tuned, lru, lruPlain, fcfs, reference } = rows;
+  const { ours, tuned, lru, lruPlain, fcfs, strict, reference } = rows;
   const shown = [
     ours,
     tuned,
     { ...lru, policy: 'LRU, best' },
     { ...lruPlain, policy: 'LRU, plain' },
     { ...fcfs, policy: 'first come first served, best' },
+    { ...strict, policy: 'the same in strict order of requests' },
     reference,
     { ...free, policy: 'LRU, best, if switches were free' },
   ];

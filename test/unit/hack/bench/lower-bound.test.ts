@@ -67,7 +67,7 @@ describe('the lower bound', () => {
     }
   });
 
-  it.each([4, 8, 16])('weighs what fits together at most 1, %i models', (count) => {
+  it.each([4, 8, 12])('weighs what fits together at most 1, %i models', (count) => {
     const scenario = zipfTrace(rows, count, 1);
     const { models, gpuBytes } = scenario;
     const freeBytes = gpuBytes - count * residueBytes;
