@@ -177,7 +177,7 @@ export class World {
     const uid = `${model.name}-${++this.#podCount}`;
     const pod = new SimPod(uid, model, this.#ground, { random: randomFor(this.plan.seed, uid), alwaysFails });
     const newest = this.#newest(model.name);
-    if (newest) pod.settings = newest.settings;
+    if (newest) pod.change(newest.settings);
     this.pods.push(pod);
     this.#changed();
     this.clock.after(pod.uid.length + this.random.between(50, 500), () => pod.attach());

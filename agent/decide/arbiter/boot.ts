@@ -10,6 +10,7 @@ import {
   bootMsMax,
   failuresToFail,
   healthyMs,
+  leaseGraceMs,
   measureAgainMs,
   tailCharactersMax,
 } from './limits.ts';
@@ -159,6 +160,9 @@ export function onExited(step: Step, replica: Replica, event: ArbiterEvent & { t
 }
 
 export function onAsked(step: Step, replica: Replica, event: ArbiterEvent & { type: 'asked' }): void {
+  // A connection that broke for a moment costs nobody its place in the order.
+  const sameWish = replica.launcher === 'gone' && step.now - replica.launcherGoneAtMs < leaseGraceMs;
+  const keepsPlace = replica.phase === 'asking' || (replica.phase === 'absent' && sameWish);
   replica.launcher = 'connected';
   if (replica.uuids.length === 0) replica.uuids = event.uuids;
   replica.askedBytes = event.bytes;
@@ -177,7 +181,7 @@ export function onAsked(step: Step, replica: Replica, event: ArbiterEvent & { ty
     step.changed = true;
   }
   replica.restarts = event.restarts;
-  replica.askedAtMs = step.now;
+  if (!keepsPlace) replica.askedAtMs = step.now;
   replica.waitTold = null;
 }
 

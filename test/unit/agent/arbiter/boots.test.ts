@@ -185,6 +185,27 @@ describe('a boot', () => {
   });
 });
 
+describe('a launcher that waits', () => {
+  it('keeps its place when its connection breaks for a moment', () => {
+    const node = new ScenarioNode(1).start().add('busy').booted('busy');
+    node.demand('busy', 1, 0);
+    node.add('first').pass(5_000).add('second').pass(5_000);
+    node.send({ type: 'launcher-gone', podUid: 'first' });
+    node.pass(1_000);
+    node.ask('first');
+    node.demand('busy', 0, 0);
+    node.forget().pass(1_000);
+    expect(node.sent('grant')).toEqual(['first']);
+  });
+
+  it('is told once for each reason', () => {
+    const node = new ScenarioNode(1).start().add('busy').booted('busy');
+    node.demand('busy', 1, 0);
+    node.forget().add('a').pass(20_000);
+    expect(node.sent('wait')).toEqual(['a']);
+  });
+});
+
 describe('a roll', () => {
   const rolled = (): ScenarioNode => {
     const node = new ScenarioNode(1).start().add('old', { model: 'm', bootMs: 2_000 }).booted('old');
