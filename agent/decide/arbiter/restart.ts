@@ -51,12 +51,14 @@ export function onAttached(step: Step, replica: Replica, event: ArbiterEvent & {
   }
 }
 
-/** An agent before us sent the wake. It is sent again: an engine that wakes answers the second after the first. */
+/**
+ * An agent before us sent the wake. It is sent again: an engine that wakes answers the second after the first. Its room was
+ * held for it since it was found; once it counts as a sleeper it waits for room like any other.
+ */
 function wakeGoesOn(step: Step, replica: Replica): void {
   if (replica.wakeFailures > 0) return;
   if (replica.phase === 'absent' || replica.phase === 'checking') replica.wakeLeft = true;
-  else if (replica.found && (replica.phase === 'freeing' || replica.phase === 'asleep'))
-    sendWake(step, replica);
+  else if (replica.found && replica.phase === 'freeing') sendWake(step, replica);
 }
 
 export function onDetached(step: Step, replica: Replica): void {

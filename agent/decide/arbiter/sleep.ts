@@ -14,7 +14,17 @@ import {
   stillBytes,
   wakeTriesMax,
 } from './limits.ts';
-import { enter, gpusOf, hasItsBindings, isDue, isUnheard, type Replica, type Step, smooth } from './state.ts';
+import {
+  enter,
+  gpusOf,
+  hasItsBindings,
+  isDue,
+  isUnheard,
+  type Replica,
+  type Step,
+  smooth,
+  unheardUntilMs,
+} from './state.ts';
 import { backoffMs, beginChecking, beginDrain, beginFreeing, callOff, sendSleep } from './transitions.ts';
 import { mayForce, maySleep } from './victims.ts';
 import { asWaiter } from './waiting.ts';
@@ -27,6 +37,7 @@ export function movesBeside(step: Step, replica: Replica): { booting: boolean; w
     if (other === replica || !other.uuids.some((uuid) => replica.uuids.includes(uuid))) continue;
     if (other.phase === 'booting' || isUnheard(step.state, other)) found.booting = true;
     else if (other.phase === 'waking' || other.phase === 'checking') found.waking = true;
+    else if (other.phase === 'freeing' && other.found) found.waking = true;
   }
   return found;
 }
@@ -142,6 +153,9 @@ export function residueLimitBytes(replica: Replica): number {
  * @param before bytes of the measurement before; empty: this is the first
  */
 export function judgeFreeing(step: Step, replica: Replica, before: number[]): void {
+  // Its sidecar may still say that an agent before us has sent it a wake.
+  const untold = replica.found && !replica.attached;
+  if (untold && !isDue(step, unheardUntilMs(step.state, replica))) return;
   const kept = most(replica.bytes);
   const known = replica.residueBytes !== null && kept <= replica.residueBytes + stillBytes;
   const still =
