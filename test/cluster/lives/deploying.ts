@@ -10,8 +10,10 @@ import {
   client,
   conditionOf,
   deleteModels,
+  gpus,
   kubectl,
   type ModelObject,
+  type Occupant,
   onNode,
   podsOf,
   until,
@@ -124,3 +126,22 @@ export async function row(args: string[], ...begins: string[]): Promise<string[]
 export async function header(args: string[]): Promise<string[]> {
   return (await kubectl(...args)).split('\n')[0]!.trim().split(/\s+/);
 }
+
+/** Applies a spec and waits until a pod of its form is alone and takes requests. */
+export async function roll(name: string, spec: object): Promise<void> {
+  const [before] = await podUids(name);
+  await applyModel(name, spec);
+  await untilReady(name);
+  await until(`${name} has one pod, a new one`, async () => {
+    const uids = await podUids(name);
+    return uids.length === 1 && uids[0] !== before;
+  });
+}
+
+export interface PodOccupant extends Occupant {
+  popular?: boolean;
+}
+
+/** What the agents say of a Model's pods on their GPUs. */
+export const occupantsOf = async (model: string): Promise<PodOccupant[]> =>
+  (await gpus()).flatMap(({ status }) => status?.occupants ?? []).filter((each) => each.model === model);

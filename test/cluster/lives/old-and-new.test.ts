@@ -1,0 +1,96 @@
+/** The old pod of a roll: asleep while the new one boots, awake again when that fails. */
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import {
+  applyModel,
+  clearViolations,
+  conditionOf,
+  until,
+  untilModel,
+  violations,
+} from '../harness/cluster.ts';
+import { answered, ask, keepAsking, lostText } from './asking.ts';
+import { atEnd, deploy, occupantsOf, podUids, roll, untilReady } from './deploying.ts';
+
+beforeAll(clearViolations);
+afterAll(async () => expect(await violations()).toEqual([]));
+
+const modelName = 'Qwen/Qwen2.5-0.5B-Instruct';
+const small = { modelName, vramPerGPU: '2Gi' };
+
+/** States in which an agent reported a pod, each once until it changes; looked at until told to end. */
+function watchStates(model: string) {
+  let going = true;
+  const seen = new Map<string, string[]>();
+  const watching = (async () => {
+    while (going) {
+      for (const { podUid, state } of await occupantsOf(model).catch(() => [])) {
+        const states = seen.get(podUid) ?? [];
+        if (states.at(-1) !== state) seen.set(podUid, [...states, state]);
+      }
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  })();
+  return async () => {
+    going = false;
+    await watching;
+    return seen;
+  };
+}
+
+const large = { modelName, product: 'Tesla-T4', vramPerGPU: '10Gi' };
+
+it('where both do not fit, the old pod sleeps while the new one boots, and ends when that serves', async (test) => {
+  await deploy(test, 'large', large);
+  await untilReady('large');
+  const [old] = await podUids('large');
+  const states = watchStates('large');
+  atEnd(test, states);
+  const asking = keepAsking('/large', { model: modelName });
+  atEnd(test, asking.end);
+  await roll('large', { ...large, dtype: 'float16' });
+  expect((await asking.end()).lost).toEqual([]);
+  expect((await states()).get(old!)).toContain('asleep');
+});
+
+it('a new pod that fails gives way: the old one wakes again and goes on, and says so', async (test) => {
+  await deploy(test, 'large', large);
+  await untilReady('large');
+  const [old] = await podUids('large');
+  const asking = keepAsking('/large', { model: modelName });
+  atEnd(test, asking.end);
+
+  await applyModel('large', { ...large, extraArgs: ['--no-such-flag=1'] });
+  const failed = await untilModel(
+    'large',
+    'tells of the failed roll',
+    (model) => conditionOf(model, 'Available')?.reason === 'RollFailed',
+  );
+  expect(conditionOf(failed, 'Available')).toMatchObject({ status: 'True' });
+  const sent = asking.sent();
+  await until('the old pod answers', async () => asking.sent() > sent + 3);
+
+  await applyModel('large', { ...large, vllmImage: 'localhost/no-such-engine:1' });
+  await untilModel('large', 'tells of the missing image', (model) =>
+    Boolean(conditionOf(model, 'Available')?.message.includes('no-such-engine')),
+  );
+  await applyModel('large', large);
+  await untilReady('large');
+  await until('the old pod is alone', async () => (await podUids('large')).join() === old);
+  expect((await asking.end()).lost).toEqual([]);
+});
+
+it('loadFormat gthread, which this release cannot convert to, keeps the old pod serving', async (test) => {
+  await deploy(test, 'unconverted', small);
+  await untilReady('unconverted');
+  const [old] = await podUids('unconverted');
+  await applyModel('unconverted', { ...small, loadFormat: 'gthread' });
+  const model = await untilModel(
+    'unconverted',
+    'tells that it cannot',
+    (each) => conditionOf(each, 'Available')?.reason === 'RollFailed',
+  );
+  expect(conditionOf(model, 'Available')!.message).toContain('spec.loadFormat');
+  const answer = await ask('/unconverted', { model: modelName });
+  expect(answered(answer), lostText(answer)).toBe(true);
+  expect(await podUids('unconverted')).toEqual([old]);
+});
