@@ -16,7 +16,7 @@ import {
 } from './experiments.ts';
 import { median, percentile } from './figures.ts';
 import { drawWaits } from './picture.ts';
-import type { Scenario } from './scenario.ts';
+import { type Scenario, withWork } from './scenario.ts';
 import { readTrace, type TraceRow } from './trace.ts';
 import { bursts, diurnal, smallCase, zipfTrace } from './workloads.ts';
 
@@ -34,6 +34,7 @@ const sizes: Record<string, Size> = {
 export const policyOptions = [
   '--size small|full   full by default; small takes half a minute',
   '--trace FILE        another arrival trace (TIMESTAMP,ContextTokens,GeneratedTokens), its first 20,000 requests',
+  '--work FACTOR       what engines work on each request, multiplied: 0.1 stands for short answers',
   '--picture FILE      where the SVG goes',
 ];
 
@@ -41,12 +42,14 @@ const traceDefault = new URL('../../../test/fixtures/traces/azure-llm-2023-conv.
   .pathname;
 const pictureDefault = (): string => join(process.env.GREENTHREAD_CACHE ?? '.', 'bench', 'policy.svg');
 const seed = 1;
+const workFactorMax = 100;
 
-const scenariosOf = (rows: TraceRow[]): Scenario[] => [
-  ...[4, 8, 16].map((count) => zipfTrace(rows, count, seed)),
-  bursts(rows, 8, rows.length),
-  diurnal(rows, 8, rows.length),
-];
+const scenariosOf = (rows: TraceRow[], workFactor: number): Scenario[] =>
+  [
+    ...[4, 8, 16].map((count) => zipfTrace(rows, count, seed)),
+    bursts(rows, 8, rows.length),
+    diurnal(rows, 8, rows.length),
+  ].map((scenario) => withWork(scenario, workFactor));
 
 const seconds = (ms: number): string => (ms / 1000).toFixed(ms < 100_000 ? 2 : 0);
 const percent = (share: number): string => `${(share * 100).toFixed(1)} %`;
@@ -197,14 +200,22 @@ const panelOf = ({ scenario, rows }: Report) => ({
 export async function policy(flags: string[]): Promise<number> {
   const { values } = parseArgs({
     args: flags,
-    options: { size: { type: 'string' }, trace: { type: 'string' }, picture: { type: 'string' } },
+    options: {
+      size: { type: 'string' },
+      trace: { type: 'string' },
+      work: { type: 'string' },
+      picture: { type: 'string' },
+    },
   });
-  const size = sizes[values.size ?? 'full'];
+  const size = new Map(Object.entries(sizes)).get(values.size ?? 'full');
   if (!size) throw new Error(`--size is ${Object.keys(sizes).join(' or ')}, not ${values.size}`);
+  const workFactor = Number(values.work ?? 1);
+  if (!(workFactor > 0 && workFactor <= workFactorMax))
+    throw new Error(`--work is a number above 0, at most ${workFactorMax}, not ${values.work}`);
   const rows = readTrace(values.trace ?? traceDefault, size.rowsMax);
   const began = performance.now();
   const reports: Report[] = [];
-  for (const scenario of scenariosOf(rows)) {
+  for (const scenario of scenariosOf(rows, workFactor)) {
     const report = experiment(scenario, size.grid);
     reports.push(report);
     console.log(describe(report));

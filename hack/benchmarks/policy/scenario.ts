@@ -73,6 +73,12 @@ export const withFreeSwitches = (scenario: Scenario): Scenario => ({
   models: scenario.models.map((model) => ({ ...model, wakeMs: 0 })),
 });
 
+/** The same with shorter or longer requests. */
+export const withWork = (scenario: Scenario, factor: number): Scenario => ({
+  ...scenario,
+  arrivals: scenario.arrivals.map((arrival) => ({ ...arrival, workMs: arrival.workMs * factor })),
+});
+
 /** The same requests with all times between them multiplied. */
 export function stretched(scenario: Scenario, factor: number): Scenario {
   return {
