@@ -79,11 +79,22 @@ export async function ipOf(model: string): Promise<string> {
   });
 }
 
-export const untilStatus = (ip: string, what: string, holds: (status: Status) => boolean) =>
-  until(`${ip} ${what}`, async () => {
-    const status = await statusAt(ip);
-    return holds(status) ? status : null;
-  });
+export const untilStatus = (
+  ip: string,
+  what: string,
+  holds: (status: Status) => boolean,
+  msMax?: number,
+): Promise<Status> => {
+  return until(
+    `${ip} ${what}`,
+    async () => {
+      const status = await statusAt(ip);
+      if (!holds(status)) throw new Error(JSON.stringify(status));
+      return status;
+    },
+    msMax,
+  );
+};
 
 export async function gpuOf(nodeName: string, index = 0): Promise<GpuObject> {
   const found = (await gpus()).find(({ spec }) => spec.nodeName === nodeName && spec.index === index);
