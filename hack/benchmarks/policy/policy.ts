@@ -32,7 +32,7 @@ const sizes: Record<string, Size> = {
 };
 
 export const policyOptions = [
-  '--size small|full   full by default; small takes half a minute',
+  '--size small|full   full by default (one to three minutes); small takes seconds',
   '--trace FILE        another arrival trace (TIMESTAMP,ContextTokens,GeneratedTokens), its first 20,000 requests',
   '--work FACTOR       what engines work on each request, multiplied: 0.1 stands for short answers',
   '--picture FILE      where the SVG goes',

@@ -1,7 +1,7 @@
 /** Arrival traces: the Azure LLM inference trace's columns, TIMESTAMP,ContextTokens,GeneratedTokens. */
 import { readFileSync, statSync } from 'node:fs';
 
-/** Largest file that is read, bytes; the largest Azure trace of these columns has 28 million rows and is cut before use. */
+/** Largest file that is read, bytes: some 6 million requests, of which the first are used. */
 const traceBytesMax = 256 * 2 ** 20;
 
 export interface TraceRow {

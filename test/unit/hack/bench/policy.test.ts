@@ -1,0 +1,54 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { fixLoad, runPeer } from '../../../../hack/benchmarks/policy/experiments.ts';
+import { lru } from '../../../../hack/benchmarks/policy/peers.ts';
+import { policy } from '../../../../hack/benchmarks/policy/policy.ts';
+import { stretched } from '../../../../hack/benchmarks/policy/scenario.ts';
+import { parseTrace } from '../../../../hack/benchmarks/policy/trace.ts';
+import { zipfTrace } from '../../../../hack/benchmarks/policy/workloads.ts';
+
+const trace = readFileSync('test/fixtures/traces/azure-llm-2023-conv.csv', 'utf8');
+let folder: string;
+let printed: string[];
+
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'bench-'));
+  printed = [];
+  vi.spyOn(console, 'log').mockImplementation((line: string) => printed.push(line));
+});
+afterEach(() => {
+  vi.restoreAllMocks();
+  rmSync(folder, { recursive: true });
+});
+
+describe('./hack/bench policy', () => {
+  it('prints a table for each workload, draws, and ends with the ratios', async () => {
+    const file = join(folder, 'trace.csv');
+    writeFileSync(file, trace.split('\n').slice(0, 121).join('\n'));
+    const picture = join(folder, 'waits.svg');
+    expect(await policy(['--size', 'small', '--trace', file, '--picture', picture])).toBe(0);
+    const text = printed.join('\n');
+    for (const workload of ['trace, 4', 'trace, 8', 'trace, 16', 'bursts, 8', 'diurnal, 8'])
+      expect(text).toContain(`### ${workload} models: 120 requests`);
+    expect(printed.at(-1)).toMatch(
+      /^result: p99_vs_lru=[\d.]+ p99_vs_fcfs=[\d.]+ p99_vs_reference=[\d.]+ switches_vs_optimum=[\d.]+ longest_vs_bound=0\.\d+$/,
+    );
+    expect(readFileSync(picture, 'utf8')).toContain('trace, 16 models');
+  });
+
+  it.each([
+    [['--size', 'huge'], '--size is full or small, not huge'],
+    [['--work', '0'], '--work is a number above 0'],
+    [['--trace', '/no/such/file'], 'no such file'],
+  ])('refuses %j', async (flags, message) => {
+    await expect(policy(flags)).rejects.toThrow(message);
+  });
+
+  it('fixes the load where plain LRU loses a quarter of the time', () => {
+    const base = zipfTrace(parseTrace(trace, 500), 8, 1);
+    const { lostMs, endMs } = runPeer(stretched(base, fixLoad(base)), lru({ residenceMs: 0, patienceMs: 0 }));
+    expect(lostMs / endMs).toBeCloseTo(0.25, 1);
+  });
+});
