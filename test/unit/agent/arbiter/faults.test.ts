@@ -78,7 +78,10 @@ describe('a wake', () => {
     const node = rivals();
     node.engines.get('a')!.wakeFails.push('CUDA out of memory');
     node.demand('a', 0, 1);
-    node.pass(3_000);
+    node.until('a', 'checking');
+    node.pass(499);
+    expect(node.sent('wake-engine')).toEqual(['a']);
+    node.pass(2_000);
     expect(node.sent('wake-engine')).toEqual(['a', 'a']);
     expect(node.phase('a')).toBe('serving');
   });

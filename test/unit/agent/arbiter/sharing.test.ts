@@ -200,15 +200,12 @@ describe('a waiter', () => {
 });
 
 describe('an occupant', () => {
-  it('that is popular is never slept, whoever waits', () => {
-    const node = new ScenarioNode(1)
-      .start()
-      .add('pinned', { gib: 20, popular: true })
-      .booted('pinned')
-      .add('a', { gib: 25 })
-      .booted('a');
-    node.add('b', { gib: 25 }).booted('b');
+  it('that is popular is never slept, whoever waits and however long it idles', () => {
+    const node = new ScenarioNode(1).start();
+    node.add('pinned', { gib: 20, popular: true }).booted('pinned').pass(60_000);
+    node.add('a', { gib: 20 }).booted('a').add('b', { gib: 20 }).booted('b');
     node.pass(3_600_000);
+    expect(node.sent('sleep-engine')).toContain('a');
     expect(node.sent('sleep-engine')).not.toContain('pinned');
     expect(node.phase('pinned')).toBe('serving');
   });
