@@ -11,7 +11,8 @@
  *   ready                                 ->                               its /health answered 200
  *   exited {code, signal, tail, reason?}  ->                               it asks again 1 to 60 s later, on the same connection
  *                                         <- restart {reason, message}     end the engine, ask again
- *                                         <- drained                       SIGTERM may reach the engine now
+ *                                         <- drained                       SIGTERM may reach the engine now; without an
+ *                                                                            engine: the pod is deleted, end, SIGTERM or not
  *   ending                                ->                               the launcher got SIGTERM
  * After a reconnect the launcher's first line is `holding` when an engine runs, else `ask`.
  * Unknown types are ignored, unknown fields too, so neighbouring releases work together.

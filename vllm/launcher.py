@@ -415,7 +415,8 @@ class Launcher:
         elif kind == "restart":
             log("warn", "the agent ends the engine", **why)
             self._restart()
-        elif kind == "drained" and self.ending_since is not None:
+        elif kind == "drained" and (self.ending_since is not None or self.engine is None):
+            self._begin_ending()  # where SIGTERM came too early to be heard; the agent knows that the pod is deleted
             self._end()
 
     def _ask(self) -> None:

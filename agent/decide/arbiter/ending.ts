@@ -1,5 +1,5 @@
 /** The end of a pod: the sidecar drains first, then the launcher may end the engine. */
-import { endBehindBootMsMax, endMarginMs, endWithoutSidecarMs } from './limits.ts';
+import { endBehindBootMsMax, endMarginMs, endUnsaidMs, endWithoutSidecarMs } from './limits.ts';
 import { movesBeside } from './sleep.ts';
 import { hasEngine, isDue, type Replica, type Step } from './state.ts';
 import type { ArbiterEvent } from './words.ts';
@@ -34,9 +34,17 @@ function mayRelease(step: Step, replica: Replica): boolean {
   return isDue(step, Math.max(sinceMs, replica.detachedAtMs) + endWithoutSidecarMs);
 }
 
+/** Ends a pod that has nothing to end and whose launcher does not know of it. */
+function endUnsaid(step: Step, replica: Replica): void {
+  if (!replica.listed || !replica.deleting || replica.ending) return;
+  if (replica.launcher !== 'connected' || hasEngine(replica)) return;
+  if (isDue(step, replica.deletingSinceMs + endUnsaidMs)) onLauncherEnding(step, replica);
+}
+
 /** Tells the sidecar, waits for it within the grace, then releases the launcher, if possible not beside a boot. */
 export function driveEndings(step: Step): void {
   for (const replica of step.state.replicas.values()) {
+    endUnsaid(step, replica);
     const { ending } = replica;
     if (!ending || ending.released) continue;
     if (!ending.endSent && replica.attached) {

@@ -76,6 +76,11 @@ export const leaseGraceMs = 5_000;
 export const apiGraceMs = 10_000;
 /** A pod that ends: how long a sidecar may be away before its launcher is released. */
 export const endWithoutSidecarMs = 3_000;
+/**
+ * A pod without an engine that is deleted and whose launcher says nothing of its end: its SIGTERM came before the launcher,
+ * as process 1, could hear it, and comes only once.
+ */
+export const endUnsaidMs = 2_000;
 /** How long an end waits for a boot on the same GPU, whose engine asserts that free memory does not grow. */
 export const endBehindBootMsMax = 10_000;
 /** The pod's grace beyond its drainTimeout is 30 s (the controller's pods); this much of it is used. */

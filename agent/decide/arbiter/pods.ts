@@ -48,6 +48,7 @@ export function onPods(step: Step, event: ArbiterEvent & { type: 'pods' }): void
     const replica = replicaOf(step, pod.podUid);
     nameReplica(state, replica, pod);
     replica.listed = true;
+    if (pod.deleting && !replica.deleting) replica.deletingSinceMs = step.now;
     replica.deleting = pod.deleting;
     replica.uuids = pod.uuids.length > 0 ? pod.uuids : replica.uuids;
     replica.vramBytes = pod.vramBytes ?? replica.vramBytes;

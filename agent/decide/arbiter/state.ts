@@ -65,6 +65,8 @@ export interface Replica {
   /** The API server lists it; `deleting` there. */
   listed: boolean;
   deleting: boolean;
+  /** When it was first seen to be deleted. */
+  deletingSinceMs: number;
 
   attached: boolean;
   detachedAtMs: number;
@@ -248,6 +250,7 @@ export function newReplica(podUid: string, now: number, order: number): Replica 
     reservedBytes: [],
     listed: false,
     deleting: false,
+    deletingSinceMs: now,
     attached: false,
     detachedAtMs: now,
     epoch: 0,

@@ -297,6 +297,21 @@ describe.concurrent('SIGTERM', () => {
     expect(launched.agent.lines.at(-1)).toMatchObject({ type: 'exited', signal: 'SIGKILL' });
   });
 
+  it('that was never heard is made up for by drained where no engine runs', async () => {
+    const { agent, exited } = await launch(['serve']);
+    await agent.types(1);
+    agent.say({ type: 'drained' });
+    expect(await exited()).toBe(0);
+  });
+
+  it('that was never sent is not made up for by drained while an engine runs', async () => {
+    const launched = await launchReady(['serve']);
+    launched.agent.say({ type: 'drained' });
+    launched.process.kill('SIGTERM');
+    expect(await launched.agent.types(1)).toEqual(['ending']);
+    expect(alive(pidOf(launched))).toBe(true);
+  });
+
   it('with no engine running waits for the sidecar all the same', async () => {
     const { agent, process: child, exited } = await launch(['serve']);
     await agent.types(1);

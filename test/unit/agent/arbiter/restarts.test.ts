@@ -250,6 +250,19 @@ describe('the end of a pod', () => {
     expect(node.sent('release-launcher')).toEqual(['waits']);
   });
 
+  it.each([
+    { pod: 'without an engine', name: 'waits', releases: ['waits'] },
+    { pod: 'with one', name: 'b', releases: [] },
+  ])('that is deleted and whose launcher never heard so is released $pod alone', ({ name, releases }) => {
+    const node = rivals().add('waits');
+    node.pod(name).deleting = true;
+    node.sendLists();
+    node.pass(1_999);
+    expect(node.sent('release-launcher')).toEqual([]);
+    node.pass(10_000);
+    expect(node.sent('release-launcher')).toEqual(releases);
+  });
+
   it('waits for a boot beside it, 10 s at most', () => {
     const node = new ScenarioNode(1)
       .start()
