@@ -1,6 +1,6 @@
 /** Whom to put to sleep for a waiter: a pure question, asked often and without a trace. */
 import { idleSinceMs, isIdle } from './demand.ts';
-import { givenBackBytes, type Room } from './ledger.ts';
+import { awakeClaimBytes, givenBackBytes, type Room } from './ledger.ts';
 import { exactVictimsMax, returnHorizonMs, turnMsMax, turnSwitchFactor } from './limits.ts';
 import { gpusOf, hasItsBindings, isDue, type Replica, type Step } from './state.ts';
 import type { Waiter } from './waiting.ts';
@@ -140,6 +140,24 @@ function cheapestGreedily(sorted: Candidate[], missing: number[]): Candidate[] {
 }
 
 /**
+ * What a first sleep leaves behind is known only after it: until then a sleeper counts `residueUnmeasuredBytes`, and that
+ * guess alone must not keep a waiter out for ever. Idle ones that were never measured asleep go and show it, if with
+ * nothing left behind there would be room; each does so once.
+ */
+function hopefulVictims(sorted: Candidate[], rooms: Room[], missing: number[]): Choice | null {
+  const hopeful = sorted
+    .filter(({ replica, busy }) => !busy && replica.residueBytes === null)
+    .map((one) => ({
+      ...one,
+      bytes: rooms.map((room, at) => one.bytes[at]! && awakeClaimBytes(one.replica, room.gpu)),
+    }));
+  const others = sorted.filter((one) => !hopeful.some(({ replica }) => replica === one.replica));
+  if (hopeful.length === 0 || !suffices(missing, [...hopeful, ...others])) return null;
+  const chosen = hopeful.filter((one) => one.bytes.some((bytes, at) => bytes > 0 && missing[at]! > 0));
+  return chosen.length > 0 ? { victims: chosen, candidates: sorted.length } : null;
+}
+
+/**
  * The cheapest set that makes room.
  * @param rooms of the waiter's GPUs
  * @param missing bytes on each of them
@@ -156,8 +174,8 @@ export function chooseVictims(step: Step, waiter: Waiter, rooms: Room[], missing
       if (found) candidates.push(found);
     }
   }
-  if (!suffices(missing, candidates)) return null;
   const sorted = candidates.sort(compareCandidates);
+  if (!suffices(missing, sorted)) return hopefulVictims(sorted, rooms, missing);
   const choose = sorted.length <= exactVictimsMax ? cheapestExactly : cheapestGreedily;
   return { victims: choose(sorted, missing), candidates: candidates.length };
 }

@@ -37,6 +37,28 @@ describe('a boot', () => {
     expect(node.phase('awake')).toBe('asleep');
   });
 
+  it('is not kept out by a guess: an idle one that was never measured asleep shows what it leaves', () => {
+    const node = new ScenarioNode(1).start().add('pinned', { gib: 43, popular: true }).booted('pinned');
+    node.add('old', { model: 'm', gib: 4, residueGib: 0 }).booted('old');
+    node.forget().add('new', { model: 'm', gib: 4 }).pass(2_000);
+    expect(node.phase('old')).toBe('asleep');
+    expect(node.sent('grant')).toEqual(['new']);
+  });
+
+  it('that cannot fit beside what the other really leaves puts it to sleep once and no more', () => {
+    const node = new ScenarioNode(1).start().add('pinned', { gib: 43, popular: true }).booted('pinned');
+    node.add('other', { gib: 4, residueGib: 1.4 }).booted('other');
+    node.forget().add('x', { gib: 4 }).pass(2_000);
+    expect(node.sent('sleep-engine')).toEqual(['other']);
+    node.demand('other', 0, 1);
+    node.pass(2_000);
+    node.demand('other', 0, 0);
+    node.pass(30_000);
+    expect(node.phase('other')).toBe('serving');
+    expect(node.sent('sleep-engine')).toEqual(['other']);
+    expect(node.sent('grant')).toEqual([]);
+  });
+
   it('goes on beside a boot on another GPU', () => {
     const node = new ScenarioNode(2)
       .start()
