@@ -10,7 +10,7 @@ import {
   violations,
 } from '../harness/cluster.ts';
 import { ask, keepAsking, post, send } from './asking.ts';
-import { atEnd, deploy, podUids, putSecret, untilReady } from './deploying.ts';
+import { atEnd, deploy, occupantsOf, podUids, putSecret, roll, untilReady } from './deploying.ts';
 
 beforeAll(clearViolations);
 afterAll(async () => expect(await violations()).toEqual([]));

@@ -1,6 +1,6 @@
 /** The table "Changing a spec", what rolls: a new pod for each change, and no request is lost. */
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { clearViolations, kubectl, violations } from '../harness/cluster.ts';
+import { clearViolations, getModel, kubectl, violations } from '../harness/cluster.ts';
 import { keepAsking, type Question } from './asking.ts';
 import { atEnd, deploy, type Ending, makeUpstream, roll, tagImage, untilReady } from './deploying.ts';
 
@@ -21,6 +21,8 @@ interface Rolls {
   /** Clients that leave `model` out, where it is about to change. */
   unnamed?: true;
   prepare?: (test: Ending) => Promise<unknown>;
+  /** Where it is to be after a change. */
+  places?: Record<string, { node: string; gpus: string }>;
 }
 
 const rolls: Rolls[] = [
@@ -75,6 +77,11 @@ const rolls: Rolls[] = [
       product: { product: 'Tesla-T4', parallelism: { tensor: 1, pipeline: 1 } },
       nodeSelector: { product: '', nodeSelector: { 'kubernetes.io/hostname': 'n1' } },
     },
+    places: {
+      parallelism: { node: 'n1', gpus: '0,1' },
+      product: { node: 'n2', gpus: '0' },
+      nodeSelector: { node: 'n1', gpus: expect.stringMatching(/^[01]$/) },
+    },
   },
   {
     model: 'roll-files',
@@ -90,7 +97,7 @@ const rolls: Rolls[] = [
 
 it.concurrent.for(rolls)(
   '$model: each change makes a new pod, with no request lost',
-  async ({ model, start, changes, unnamed, prepare }, test) => {
+  async ({ model, start, changes, unnamed, prepare, places }, test) => {
     await prepare?.(test);
     await deploy(test, model, start);
     await untilReady(model);
@@ -101,6 +108,8 @@ it.concurrent.for(rolls)(
       atEnd(test, asking.end);
       spec = { ...spec, ...change };
       await roll(model, spec);
+      const place = places?.[field];
+      if (place) expect((await getModel(model))!.status).toMatchObject(place);
       const { sent, lost } = await asking.end();
       expect(lost, field).toEqual([]);
       expect(sent, field).toBeGreaterThan(1);

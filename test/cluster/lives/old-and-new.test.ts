@@ -37,31 +37,33 @@ function watchStates(model: string) {
   };
 }
 
-const large = { modelName, product: 'Tesla-T4', vramPerGPU: '10Gi' };
+/** Two of each do not fit on one GPU of its kind. */
+const onT4 = { modelName, product: 'Tesla-T4', vramPerGPU: '10Gi' };
+const onA40 = { modelName, product: 'NVIDIA-A40', vramPerGPU: '30Gi' };
 
-it('where both do not fit, the old pod sleeps while the new one boots, and ends when that serves', async (test) => {
-  await deploy(test, 'large', large);
-  await untilReady('large');
-  const [old] = await podUids('large');
-  const states = watchStates('large');
+it.concurrent('where both do not fit, the old pod sleeps while the new one boots, and ends when that serves', async (test) => {
+  await deploy(test, 'giving-way', onT4);
+  await untilReady('giving-way');
+  const [old] = await podUids('giving-way');
+  const states = watchStates('giving-way');
   atEnd(test, states);
-  const asking = keepAsking('/large', { model: modelName });
+  const asking = keepAsking('/giving-way', { model: modelName });
   atEnd(test, asking.end);
-  await roll('large', { ...large, dtype: 'float16' });
+  await roll('giving-way', { ...onT4, dtype: 'float16' });
   expect((await asking.end()).lost).toEqual([]);
   expect((await states()).get(old!)).toContain('asleep');
 });
 
-it('a new pod that fails gives way: the old one wakes again and goes on, and says so', async (test) => {
-  await deploy(test, 'large', large);
-  await untilReady('large');
-  const [old] = await podUids('large');
-  const asking = keepAsking('/large', { model: modelName });
+it.concurrent('a new pod that fails gives way: the old one wakes again and goes on, and says so', async (test) => {
+  await deploy(test, 'coming-back', onA40);
+  await untilReady('coming-back');
+  const [old] = await podUids('coming-back');
+  const asking = keepAsking('/coming-back', { model: modelName });
   atEnd(test, asking.end);
 
-  await applyModel('large', { ...large, extraArgs: ['--no-such-flag=1'] });
+  await applyModel('coming-back', { ...onA40, extraArgs: ['--no-such-flag=1'] });
   const failed = await untilModel(
-    'large',
+    'coming-back',
     'tells of the failed roll',
     (model) => conditionOf(model, 'Available')?.reason === 'RollFailed',
   );
@@ -69,17 +71,17 @@ it('a new pod that fails gives way: the old one wakes again and goes on, and say
   const sent = asking.sent();
   await until('the old pod answers', async () => asking.sent() > sent + 3);
 
-  await applyModel('large', { ...large, vllmImage: 'localhost/no-such-engine:1' });
-  await untilModel('large', 'tells of the missing image', (model) =>
+  await applyModel('coming-back', { ...onA40, vllmImage: 'localhost/no-such-engine:1' });
+  await untilModel('coming-back', 'tells of the missing image', (model) =>
     Boolean(conditionOf(model, 'Available')?.message.includes('no-such-engine')),
   );
-  await applyModel('large', large);
-  await untilReady('large');
-  await until('the old pod is alone', async () => (await podUids('large')).join() === old);
+  await applyModel('coming-back', onA40);
+  await untilReady('coming-back');
+  await until('the old pod is alone', async () => (await podUids('coming-back')).join() === old);
   expect((await asking.end()).lost).toEqual([]);
 });
 
-it('loadFormat gthread, which this release cannot convert to, keeps the old pod serving', async (test) => {
+it.concurrent('loadFormat gthread, which this release cannot convert to, keeps the old pod serving', async (test) => {
   await deploy(test, 'unconverted', small);
   await untilReady('unconverted');
   const [old] = await podUids('unconverted');
