@@ -1,5 +1,7 @@
 /** The table "Changing a spec", what rolls: a new pod for each change, and no request is lost. */
 import { afterAll, beforeAll, expect, it } from 'vitest';
+import { readRepository } from '../../../hack/hub/repository.ts';
+import { hubFiles } from '../../../hack/installation/hub.ts';
 import { clearViolations, getModel, kubectl, violations } from '../harness/cluster.ts';
 import { keepAsking, type Question } from './asking.ts';
 import { atEnd, deploy, type Ending, makeUpstream, roll, tagImage, untilReady } from './deploying.ts';
@@ -17,7 +19,7 @@ interface Rolls {
   model: string;
   start: Spec;
   /** Each on top of the ones before. */
-  changes: Record<string, Spec>;
+  changes: Record<string, Spec | (() => Promise<Spec>)>;
   /** Clients that leave `model` out, where it is about to change. */
   unnamed?: true;
   prepare?: (test: Ending) => Promise<unknown>;
@@ -90,6 +92,7 @@ const rolls: Rolls[] = [
     changes: {
       quantization: { quantization: 'fp8' },
       modelName: { modelName: 'lives/other' },
+      revision: async () => ({ revision: (await readRepository(hubFiles, 'lives/other'))!.commit }),
     },
     prepare: (test) => makeUpstream(test, 'lives/other'),
   },
@@ -106,7 +109,7 @@ it.concurrent.for(rolls)(
     for (const [field, change] of Object.entries(changes)) {
       const asking = keepAsking(`/${model}`, question);
       atEnd(test, asking.end);
-      spec = { ...spec, ...change };
+      spec = { ...spec, ...(typeof change === 'function' ? await change() : change) };
       await roll(model, spec);
       const place = places?.[field];
       if (place) expect((await getModel(model))!.status).toMatchObject(place);
