@@ -81,6 +81,10 @@ export const ownedEngineFlags = [
   'data-parallel-size',
   'dp',
   'gpu-memory-utilization',
+  'kv-cache-memory-bytes',
+  'num-gpu-blocks-override',
+  // Its gauge says how deep an engine sleeps, also to an agent that has just started.
+  'disable-log-stats',
   'api-key',
   'root-path',
   'ssl-keyfile',

@@ -197,6 +197,7 @@ export const trials = new Map<string, Trial>([
         ['--enable-sleep-mode', owned],
         ['-tp=2', owned],
         ['-q', owned],
+        ['--kv-cache-memory-bytes=1000', owned],
         ['--config=/etc/vllm.yaml', owned],
       ],
     },
