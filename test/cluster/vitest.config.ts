@@ -8,5 +8,7 @@ export default defineConfig({
     fileParallelism: false,
     testTimeout: 240_000,
     hookTimeout: 300_000,
+    // One more try, shown as such: a machine that stood still for a minute is no fault of the code.
+    retry: 1,
   },
 });
