@@ -50,5 +50,8 @@ export function statusDocument(gate: Gate, own: { model: string; replica: number
 /** Booted at least once in this pod's life and not failed since. */
 export const isHealthy = (gate: Gate): boolean => gate.told.bootReady && gate.told.state !== 'FAILED';
 
-/** May be sent requests: asleep is ready too, a pod that ends is not. */
-export const isReady = (gate: Gate): boolean => isHealthy(gate) && gate.ending === null;
+/**
+ * May be sent requests: booted at least once, and not ending. Asleep is ready, and so is a model that cannot be woken now:
+ * only here do its clients get errors in their shape, and only their requests let the agent try it again.
+ */
+export const isReady = (gate: Gate): boolean => gate.told.bootReady && gate.ending === null;
