@@ -45,7 +45,7 @@ export function bootObstacle(step: Step, replica: Replica): Obstacle | null {
   if (!isDue(step, replica.notBootBeforeMs)) {
     return {
       reason: 'BackOff',
-      message: `its engine ended ${replica.failures} times: ${replica.failureText}`,
+      message: `its engine ended, ${replica.failureText}: a pause before the next boot`,
     };
   }
   if (!state.podsListed || !state.resourcesListed) {
@@ -114,12 +114,31 @@ export function startBoot(step: Step, replica: Replica, gpus: Gpu[]): void {
   );
 }
 
-/** Counts an unexpected end and says when the next boot may be. */
-export function countFailure(step: Step, replica: Replica, text: string): void {
-  const healthy = replica.readyAtMs !== null && step.now - replica.readyAtMs >= healthyMs;
-  replica.failures = healthy ? 1 : replica.failures + 1;
+/** One more end of an engine: after one that ran long the count begins anew. The next boot comes after a pause. */
+function countEnd(step: Step, replica: Replica, text: string, kind: 'failures' | 'chosenRestarts'): void {
+  if (replica.readyAtMs !== null && step.now - replica.readyAtMs >= healthyMs) {
+    replica.failures = 0;
+    replica.chosenRestarts = 0;
+  }
+  replica[kind]++;
   replica.failureText = text;
-  replica.notBootBeforeMs = step.now + backoffMs(replica.failures, bootBackoffMsFirst, bootBackoffMsMax);
+  const ends = replica.failures + replica.chosenRestarts;
+  replica.notBootBeforeMs = step.now + backoffMs(ends, bootBackoffMsFirst, bootBackoffMsMax);
+}
+
+/**
+ * Counts an unexpected end and says when the next boot may be.
+ * @param line the engine's own last words: for operators only, they may hold a client's text
+ */
+export function countFailure(step: Step, replica: Replica, text: string, line = ''): void {
+  countEnd(step, replica, text, 'failures');
+  replica.failureLine = line;
+}
+
+/** Counts a restart of an engine that served its clients well: it lengthens the pause, and is no failure. */
+export function countChosenRestart(step: Step, replica: Replica, text: string): void {
+  countEnd(step, replica, text, 'chosenRestarts');
+  replica.failureLine = '';
 }
 
 /** The last line that says something, bounded. */
@@ -136,25 +155,20 @@ export function judgeFailures(step: Step, replica: Replica): void {
   const message = `the engine of ${replica.model} failed ${replica.failures} times, last: ${replica.failureText}`;
   const held = replica.failure?.reason;
   if (replica.failure?.message === message || held === 'NeverFits' || held === 'StrangerHoldsMemory') return;
-  replica.failure = { reason: 'EngineFailed', message, retryAtMs };
-  explain(step, replica, 'EngineFailed', message, 'warn');
+  const words = replica.failureLine;
+  replica.failure = { reason: 'EngineFailed', message, retryAtMs, ...(words && { words }) };
+  explain(step, replica, 'EngineFailed', words ? `${message}: ${words}` : message, 'warn');
 }
 
 export function onExited(step: Step, replica: Replica, event: ArbiterEvent & { type: 'exited' }): void {
   const expected = replica.phase === 'restarting' || replica.ending !== null;
   if (!hasEngine(replica)) return;
   const how = event.signal ?? `code ${event.code ?? 'unknown'}`;
-  const text = `${how}${lastLine(event.tail) ? `: ${lastLine(event.tail)}` : ''}`;
   if (!expected) {
-    const phase = replica.phase === 'booting' ? 'booting' : replica.phase;
-    countFailure(step, replica, text);
-    explain(
-      step,
-      replica,
-      'EngineExited',
-      `the engine of ${replica.model} ended while ${phase}, ${text}`,
-      'warn',
-    );
+    const line = lastLine(event.tail);
+    const message = `the engine of ${replica.model} ended while ${replica.phase}, ${how}`;
+    countFailure(step, replica, how, line);
+    explain(step, replica, 'EngineExited', line ? `${message}: ${line}` : message, 'warn');
   }
   engineGone(step, replica, 'absent');
 }
@@ -206,7 +220,9 @@ export function onReady(step: Step, replica: Replica): void {
 export function finishBoot(step: Step, replica: Replica, awakeBytes: number | null): void {
   if (awakeBytes !== null && awakeBytes > 0) {
     replica.awakeBytes = awakeBytes;
-    step.effects.push({ type: 'remember', podUid: replica.podUid, awakeBytes, residueBytes: null });
+    // What it leaves behind asleep may be known from an earlier life: it stays remembered.
+    const { podUid, residueBytes } = replica;
+    step.effects.push({ type: 'remember', podUid, awakeBytes, residueBytes });
   }
   beginServing(step, replica, true);
 }

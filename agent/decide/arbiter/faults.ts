@@ -1,5 +1,5 @@
 /** What did not come in time, and engines that must be ended. Every wait has a bound here and a way on. */
-import { countFailure, finishBoot, judgeFailures } from './boot.ts';
+import { countChosenRestart, countFailure, finishBoot, judgeFailures } from './boot.ts';
 import { hasClients, wantsAwake } from './demand.ts';
 import { explain, seconds } from './explain.ts';
 import {
@@ -26,10 +26,15 @@ import {
 import { askLater, beginChecking, engineGone } from './transitions.ts';
 import { wakeFailed } from './wake.ts';
 
+/** Clients were served well by an engine that is restarted for one of these: it is no failure of the model. */
+const chosenReasons: readonly string[] = ['ResidueKept', 'SleepFailed'];
+
 /** The engine ends and asks again. Not while another boots beside it: free memory must not grow then. */
 function restart(step: Step, replica: Replica, why: { reason: string; message: string }): void {
   explain(step, replica, why.reason, `${replica.model} is restarted: ${why.message}`, 'warn');
-  countFailure(step, replica, why.message);
+  if (replica.wakeFailures === 0 && chosenReasons.includes(why.reason))
+    countChosenRestart(step, replica, why.message);
+  else countFailure(step, replica, why.message);
   replica.mustRestart = null;
   sendRestart(step, replica, why);
 }

@@ -34,8 +34,9 @@ function neverFits(step: Step, replica: Replica, rooms: Room[]): Never | null {
   return null;
 }
 
-const isHopelessFailure = (reason: string | undefined): boolean =>
-  reason === 'NeverFits' || reason === 'StrangerHoldsMemory';
+/** It was found never to fit, as things were then. */
+export const isFoundHopeless = ({ failure }: Replica): boolean =>
+  failure?.reason === 'NeverFits' || failure?.reason === 'StrangerHoldsMemory';
 
 /**
  * Records that it can never fit, or that it can again. Strangers may go at any time: clients may try again; what is pinned
@@ -45,7 +46,7 @@ const isHopelessFailure = (reason: string | undefined): boolean =>
 export function isHopeless(step: Step, replica: Replica, rooms: Room[]): boolean {
   const never = neverFits(step, replica, rooms);
   if (!never) {
-    if (isHopelessFailure(replica.failure?.reason)) replica.failure = null;
+    if (isFoundHopeless(replica)) replica.failure = null;
     return false;
   }
   const { reason, message } = never;

@@ -32,7 +32,8 @@ function stateOf(replica: Replica): OccupantState {
 
 function occupantOf(replica: Replica): Occupant {
   const { namespace, model, pod, podUid, awakeBytes, residueBytes, failure, mustRestart } = replica;
-  const message = failure?.message ?? mustRestart?.message;
+  const failed = failure?.words ? `${failure.message}: ${failure.words}` : failure?.message;
+  const message = failed ?? mustRestart?.message;
   const serves = replica.phase === 'serving' || replica.phase === 'draining';
   return {
     namespace,

@@ -1,7 +1,7 @@
 /** Goes through the waiters in order and starts what has room; where there is none, decides who makes it. */
 import { bootObstacle, isMeasuredFree, startBoot } from './boot.ts';
 import { explain, gibibytes, onGpus, seconds } from './explain.ts';
-import { barelyBytes, isHopeless } from './hopeless.ts';
+import { barelyBytes, isFoundHopeless, isHopeless } from './hopeless.ts';
 import {
   awakeNeedBytes,
   bootNeedBytes,
@@ -181,9 +181,20 @@ function consider(step: Step, waiter: Waiter, books: Books): void {
   if (waiter.aged) close(rooms);
 }
 
+/** Clients that were refused are not heard again: one that nobody waits for is judged anew all the same. */
+function judgeAgain(step: Step, waiters: Waiter[], books: Books): void {
+  for (const replica of step.state.replicas.values()) {
+    if (!isFoundHopeless(replica) || waiters.some((waiter) => waiter.replica === replica)) continue;
+    const rooms = roomsOf(replica, books);
+    if (rooms) isHopeless(step, replica, rooms);
+  }
+}
+
 export function plan(step: Step): void {
   const waiters = waitersInOrder(step, (replica) => bootObstacle(step, replica) === null);
-  if (waiters.length === 0) return;
+  const failed = [...step.state.replicas.values()].some(isFoundHopeless);
+  if (waiters.length === 0 && !failed) return;
   const books = openBooks(step.state);
+  if (failed) judgeAgain(step, waiters, books);
   for (const waiter of waiters) consider(step, waiter, books);
 }

@@ -31,6 +31,8 @@ export type Phase =
 export interface Failure {
   reason: string;
   message: string;
+  /** The engine's own last words, for operators: they may hold a client's text and never reach one. */
+  words?: string;
   /** When it may be tried again; null: final, as things are. */
   retryAtMs: number | null;
 }
@@ -122,8 +124,11 @@ export interface Replica {
   retryAtMs: number;
   wakeFailures: number;
   sleepFailures: number;
+  /** Ends that clients suffered, and restarts that the agent chose of engines that served well. */
   failures: number;
+  chosenRestarts: number;
   failureText: string;
+  failureLine: string;
   notBootBeforeMs: number;
   notSleepBeforeMs: number;
   mustRestart: { reason: string; message: string } | null;
@@ -289,7 +294,9 @@ export function newReplica(podUid: string, now: number, order: number): Replica 
     wakeFailures: 0,
     sleepFailures: 0,
     failures: 0,
+    chosenRestarts: 0,
     failureText: '',
+    failureLine: '',
     notBootBeforeMs: 0,
     notSleepBeforeMs: 0,
     mustRestart: null,

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { ScenarioNode } from './node-with-models.ts';
+import { occupants } from '../../../../agent/decide/arbiter/arbiter.ts';
+import { GiB, ScenarioNode } from './node-with-models.ts';
 
 describe('a boot', () => {
   it('needs no demand, and stays awake until its idleTimeout', () => {
@@ -20,6 +21,14 @@ describe('a boot', () => {
       .add('a', { gib: 20, residueGib: 0.5, sleep: { idleTimeoutMs: 1_000 } });
     node.booted('a').pass(5_000);
     expect(node.lastOf('remember', 'a')).toMatchObject({ awakeBytes: 20 * 2 ** 30, residueBytes: 2 ** 29 });
+  });
+
+  it('leaves a residue that is known from an earlier life remembered', () => {
+    const node = new ScenarioNode(1).start();
+    node.add('a', { gib: 20 });
+    node.send({ type: 'remembered', podUid: 'a', awakeBytes: 20 * GiB, residueBytes: 0.5 * GiB });
+    node.booted('a');
+    expect(node.lastOf('remember', 'a')).toMatchObject({ awakeBytes: 20 * GiB, residueBytes: 0.5 * GiB });
   });
 
   it('is one at a time on a GPU, while nothing there sleeps or wakes', () => {
@@ -143,7 +152,7 @@ describe('a boot', () => {
     expect(node.sent('grant')).toEqual(['a']);
   });
 
-  it('that fails is tried again with doubling pauses, and clients of the third failure are told FAILED with the last words', () => {
+  it('that fails is tried again with doubling pauses, and clients of the third failure are told FAILED, operators the last words too', () => {
     const node = new ScenarioNode(1).start().add('a', { bootMs: 1_000 });
     node.engines.get('a')!.bootFails.push(...Array(6).fill('Traceback\nValueError: no such dtype\n\n'));
     const grants: number[] = [];
@@ -158,9 +167,20 @@ describe('a boot', () => {
     expect(failed[0]).toMatchObject({
       state: {
         reason: 'EngineFailed',
-        message: 'the engine of a failed 3 times, last: code 1: ValueError: no such dtype',
+        message: 'the engine of a failed 3 times, last: code 1',
       },
     });
+    const toClients = node.effects.filter(({ type }) => type === 'tell' || type === 'wait');
+    expect(JSON.stringify(toClients)).not.toMatch(/ValueError/);
+    expect(node.effects).toContainEqual(
+      expect.objectContaining({
+        type: 'explain',
+        reason: 'EngineFailed',
+        message: 'the engine of a failed 3 times, last: code 1: ValueError: no such dtype',
+      }),
+    );
+    node.until('a', 'asking');
+    expect(occupants(node.state).get('GPU-0')![0]!.message).toMatch(/code 1: ValueError: no such dtype$/);
     expect(failed[0]?.type === 'tell' && failed[0].state.retryAfterMs).toBeGreaterThan(0);
   });
 

@@ -39,6 +39,26 @@ describe('a sleep', () => {
     expect(node.phase('b')).toBe('serving');
   });
 
+  it('that keeps its memory again and again is no failure of the model: only the pause before its boot grows', () => {
+    const node = new ScenarioNode(1)
+      .start()
+      .add('a', { gib: 20, bootMs: 1_000, sleep: { idleTimeoutMs: 5_000 } })
+      .booted('a');
+    const pauses: number[] = [];
+    for (let n = 0; n < 4; n++) {
+      node.engines.get('a')!.keepsGib = 15;
+      node.until('a', 'absent').demand('a', 0, 1);
+      const endedAt = node.now;
+      node.until('a', 'booting');
+      pauses.push(Math.round((node.now - endedAt) / 1_000));
+      node.demand('a', 0, 0);
+      node.until('a', 'serving');
+    }
+    expect(pauses).toEqual([1, 2, 4, 8]);
+    const failed = node.effects.filter((effect) => effect.type === 'tell' && effect.state.state === 'FAILED');
+    expect(failed).toEqual([]);
+  });
+
   it('is at rest only when two measurements agree; the first may have caught it falling', () => {
     const node = rivals();
     const b = node.engines.get('b')!;

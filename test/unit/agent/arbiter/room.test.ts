@@ -166,4 +166,36 @@ describe('the ledger', () => {
     node.pass(2_000);
     expect(node.phase('a')).toBe('serving');
   });
+
+  it('sleeps again for its clients when strangers have gone and nobody is left who waits', () => {
+    const node = rivals();
+    node.strangerGib[0] = 20;
+    node.measure();
+    node.demand('b', 0, 0);
+    node.pass(5_000);
+    node.demand('a', 0, 1);
+    node.pass(11_000);
+    expect(node.told('a')?.state).toBe('FAILED');
+    node.demand('a', 0, 0);
+    node.measure();
+    expect(node.told('a')?.state).toBe('FAILED');
+    node.strangerGib[0] = 0;
+    node.measure();
+    expect(node.told('a')).toMatchObject({ state: 'SLEEPING', reason: '' });
+  });
+
+  it('sleeps again for its clients when what was pinned beside it has gone', () => {
+    const node = new ScenarioNode(1)
+      .start()
+      .add('a', { gib: 30, sleep: { idleTimeoutMs: 1_000 } })
+      .booted('a');
+    node.until('a', 'asleep').add('pinned', { gib: 20, popular: true }).booted('pinned');
+    node.demand('a', 0, 1);
+    expect(node.told('a')).toMatchObject({ state: 'FAILED', reason: 'NeverFits', retryAfterMs: 0 });
+    node.demand('a', 0, 0);
+    const bindings = node.bindings.get('GPU-0')!;
+    for (const binding of bindings) if (binding.model === 'pinned') binding.popular = false;
+    node.sendLists();
+    expect(node.told('a')?.state).toBe('SLEEPING');
+  });
 });
