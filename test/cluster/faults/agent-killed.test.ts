@@ -30,7 +30,6 @@ import {
   untilBooksAgree,
   untilStatus,
 } from './stage.ts';
-import { agentMetrics } from './wishes.ts';
 
 const seeds = Number(process.env.GREENTHREAD_TEST_SEEDS ?? 2);
 const firstSeed = Number(process.env.GREENTHREAD_TEST_FIRST_SEED ?? 0);
@@ -133,9 +132,9 @@ const claimedGiB = async (): Promise<number> => {
   return sum / gibibyte;
 };
 
-interface Return {
-  podUid: string;
-  startedAtMs: number;
+/** What the kubelet says of a pod's containers. */
+interface Started {
+  containerStatuses?: { state?: { running?: { startedAt: string } } }[];
 }
 
 /** Kills the agent's process; a new pod takes its place, because the kubelet would let a killed one wait ever longer. */
@@ -146,12 +145,13 @@ async function killAgent(): Promise<string> {
   return metadata.uid!;
 }
 
-const untilReturned = (before: string): Promise<Return> =>
+/** @returns when the new agent's process began, wall clock, ms, to the second below */
+const untilReturned = (before: string): Promise<number> =>
   until('a new agent runs', async () => {
-    const { metadata } = await agentPod(node);
+    const { metadata, status } = await agentPod(node);
     if (metadata.uid === before) return null;
-    const started = /^process_start_time_seconds ([\d.]+)/m.exec(await agentMetrics(node))?.[1];
-    return started !== undefined && { podUid: metadata.uid!, startedAtMs: Number(started) * 1_000 };
+    const { running } = (status as Started | undefined)?.containerStatuses?.[0]?.state ?? {};
+    return running && Date.parse(running.startedAt);
   });
 
 /** red awake and idle, blue asleep, everything quick. */
@@ -176,7 +176,7 @@ async function killAt(point: Point, seed: number): Promise<{ hit: boolean; books
   const before = await killAgent();
   await slowEngines(node, 0, { ...quick, tokensPerSecond: 500 });
   await inShell(node, 'gpu-sim-set 0 delayMs=0');
-  const { startedAtMs } = await untilReturned(before);
+  const startedAtMs = await untilReturned(before);
   await until('the books of the new agent agree with nvidia-smi', async () => {
     const fault = await booksFault(node, 0, { moving: true });
     if (fault) throw new Error(fault);
