@@ -127,7 +127,10 @@ const within = ([first, last]: [number, number], seed: number): number =>
   first + (last - first) * ((seed * 0.618_033_988_75) % 1);
 
 const claimedGiB = async (): Promise<number> => {
-  const text = await inShell(node, `cat ${gpuFolder(uuid)}/claims/* 2>/dev/null || true`);
+  const text = await inShell(
+    node,
+    `for claim in ${gpuFolder(uuid)}/claims/*; do cat "$claim"; echo; done 2>/dev/null`,
+  );
   const sum = text.split(/\s+/).reduce((all, bytes) => all + (Number(bytes) || 0), 0);
   return sum / gibibyte;
 };
