@@ -38,10 +38,21 @@ const excerpt = ({ status, text }: EngineAnswer): string =>
 const wakeTimeoutMs = (bytes: number | null): number =>
   Math.max(wakeTimeoutMsMin, Math.ceil(((bytes ?? 0) / wakeBytesPerSecondMin) * 1_000));
 
-/** The weights were dropped (level 2), by vLLM's own gauge; null when it does not say. */
-export function weightsDropped(metrics: string): boolean | null {
-  const line = /^vllm:engine_sleep_state\{[^}]*sleep_state="discard_all"[^}]*\} (\S+)$/m.exec(metrics);
-  return line ? Number(line[1]) > 0 : null;
+/**
+ * Whether vLLM's own gauge proves that every engine sleeps at level 1, its weights in host memory. After each wake, one of
+ * the weights alone included, the gauge says awake: then nothing is proven.
+ */
+export function weightsKept(metrics: string): boolean {
+  const values = (state: string): number[] =>
+    [...metrics.matchAll(/^vllm:engine_sleep_state\{([^}]*)\} (\S+)$/gm)]
+      .filter(([, labels]) => labels!.includes(`sleep_state="${state}"`))
+      .map(([, , value]) => Number(value));
+  const kept = values('weights_offloaded');
+  return (
+    kept.length > 0 &&
+    kept.every((value) => value === 1) &&
+    values('discard_all').every((value) => value === 0)
+  );
 }
 
 /** A step of an operation failed: the text is the outcome's message. */
@@ -49,7 +60,7 @@ class StepFailed extends Error {}
 
 /** @param socket of the engine */
 export function createEngine(socket: EngineSocket): Engine {
-  /** The level of the last sleep that this agent asked for; null after its own restart: the engine's gauge knows. */
+  /** The level of the last sleep that this agent asked for and that was answered; null: the engine's gauge is asked. */
   let sleptAt: 1 | 2 | null = null;
 
   /** Idempotent calls only: a connection that ended is tried once more, on a fresh one. */
@@ -94,11 +105,14 @@ export function createEngine(socket: EngineSocket): Engine {
     return { ok: state === wanted, message: `${message}; asked then, it was ${state}` };
   }
 
-  /** Without the level in memory the engine's own gauge is read. */
+  /**
+   * Without the level in memory the engine's own gauge is read. What it cannot prove is taken as lost: reading weights that
+   * are there costs time, serving without them is nonsense.
+   */
   async function mustReload(): Promise<boolean> {
     if (sleptAt !== null) return sleptAt === 2;
     const { status, text } = await call('GET', '/metrics', { timeoutMs: askTimeoutMs });
-    return status === 200 && weightsDropped(text) === true;
+    return status !== 200 || !weightsKept(text);
   }
 
   /** vLLM leaves dropped weights unread at a wake, and would then answer nonsense with 200: they are read in between. */
@@ -111,6 +125,8 @@ export function createEngine(socket: EngineSocket): Engine {
   return {
     ask,
     async sleep(level) {
+      // One that gets no answer may have happened all the same.
+      sleptAt = level === 2 ? 2 : null;
       try {
         await step(`/sleep?level=${level}&mode=keep`, { timeoutMs: sleepTimeoutMs });
         sleptAt = level;

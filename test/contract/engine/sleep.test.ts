@@ -132,6 +132,7 @@ describe('a sleeping engine', () => {
   it('wakes by tags: weights first, then the cache', async () => {
     await engine.post('/sleep?level=1');
     expect((await engine.post('/wake_up?tags=weights')).json).toEqual({ status: 'sleeping' });
+    expect([await state('awake'), await state('weights_offloaded')]).toEqual(['1.0', '0.0']);
     const half = await held();
     expect(half).toBeGreaterThan(600);
     expect((await engine.post('/wake_up?tags=kv_cache')).json).toEqual({ status: 'awake' });

@@ -34,6 +34,8 @@ class Metrics:
         self._success = {"stop": 0, "length": 0, "abort": 0}
         self._first_token, self._latency = Histogram(LATENCY_BUCKETS), Histogram(LATENCY_BUCKETS)
         self._operations = {}
+        # As vLLM records it: any wake, of some tags only too, says awake.
+        self._sleep_level = None
 
     def tokens(self, count):
         self.generation_tokens += count
@@ -45,6 +47,7 @@ class Metrics:
             self._first_token.observe(first_token_seconds)
 
     def sleep_operation(self, operation, level, seconds):
+        self._sleep_level = level if operation == "sleep" else None
         key = f'{self._labels},operation="{operation}",level="{level}"'
         self._operations.setdefault(key, Histogram(LATENCY_BUCKETS)).observe(seconds)
 
@@ -71,8 +74,8 @@ class Metrics:
             "vllm:request_success_total", "counter", "Count of successfully processed requests.",
             [f'vllm:request_success_total{{{labels},finished_reason="{reason}"}} {float(n)}' for reason, n in self._success.items()],
         )
-        level = engine.level
-        states = {"awake": not asleep, "weights_offloaded": level == 1, "discard_all": level == 2}
+        level = self._sleep_level
+        states = {"awake": level is None, "weights_offloaded": level == 1, "discard_all": level == 2}
         family(
             "vllm:engine_sleep_state", "gauge", "Engine sleep state; awake = 0 means engine is sleeping.",
             [f'vllm:engine_sleep_state{{{labels},sleep_state="{state}"}} {float(on)}' for state, on in states.items()],

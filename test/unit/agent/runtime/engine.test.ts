@@ -2,7 +2,7 @@ import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it, vi } from 'vitest';
-import { createEngine, weightsDropped } from '../../../../agent/act/engine.ts';
+import { createEngine, weightsKept } from '../../../../agent/act/engine.ts';
 import { engineSocket } from '../../../../agent/act/engine-socket.ts';
 import { afterwards, cleanUp, folder, until } from './until.ts';
 
@@ -17,6 +17,8 @@ async function serve(
   const calls: string[] = [];
   let asleep = false;
   let level = 0;
+  const gauge = (state: string, on: boolean): string =>
+    `vllm:engine_sleep_state{engine="0",sleep_state="${state}"} ${on ? '1.0' : '0.0'}\n`;
   const server: Server = createServer((request, response) => {
     const url = request.url!;
     calls.push(`${request.method} ${url}`);
@@ -27,11 +29,16 @@ async function serve(
       asleep = true;
       level = Number(query.get('level'));
     }
-    if (url.startsWith('/wake_up') && query.get('tags') !== 'weights') asleep = false;
+    if (url.startsWith('/wake_up')) {
+      asleep &&= query.get('tags') === 'weights';
+      level = 0;
+    }
     if (url === '/is_sleeping') return void response.end(JSON.stringify({ is_sleeping: asleep }));
     if (url === '/metrics')
       return void response.end(
-        `vllm:engine_sleep_state{engine="0",sleep_state="discard_all"} ${level === 2 ? '1.0' : '0.0'}\n`,
+        gauge('awake', level === 0) +
+          gauge('weights_offloaded', level === 1) +
+          gauge('discard_all', level === 2),
       );
     response.end('{}');
   });
@@ -86,6 +93,36 @@ describe('an engine', () => {
     await engine.sleep(2);
     expect((await engineOn(path).wake(null, () => undefined)).ok).toBe(true);
     expect(calls.slice(1, 4)).toEqual(['GET /metrics', 'POST /wake_up?tags=weights', 'POST /collective_rpc']);
+  });
+
+  it.each([
+    ['sleeps at level 1 by its gauge is woken at once', 1, undefined, false],
+    ['was killed between its weights and their content gets them read', 2, 'partial', true],
+    ['has no metrics gets its weights read', 1, 404, true],
+    ['has metrics without the gauge gets its weights read', 1, 200, true],
+  ] as const)('of an agent that died and that %s', async (_, level, metrics, reloads) => {
+    const routes =
+      typeof metrics === 'number'
+        ? {
+            '/metrics': (_request: IncomingMessage, response: ServerResponse) =>
+              void response.writeHead(metrics).end('vllm:num_requests_running 0\n'),
+          }
+        : {};
+    const { engine, calls, path } = await serve(routes);
+    await engine.sleep(level);
+    if (metrics === 'partial')
+      await engineSocket(path).request('POST', '/wake_up?tags=weights', { timeoutMs: 1_000 });
+    calls.length = 0;
+    expect((await engineOn(path).wake(null, () => undefined)).ok).toBe(true);
+    expect(calls.includes('POST /collective_rpc')).toBe(reloads);
+    expect(calls.includes('POST /wake_up')).toBe(!reloads);
+  });
+
+  it('that never answered a sleep that drops weights gets them read', async () => {
+    const { engine, calls } = await serve({ '/sleep': (request) => void request.socket.destroy() });
+    expect((await engine.sleep(2)).ok).toBe(false);
+    await engine.wake(null, () => undefined);
+    expect(calls).toContain('POST /collective_rpc');
   });
 
   it('is not awake when it says that it still sleeps', async () => {
@@ -177,12 +214,24 @@ describe('an answer that does not come', () => {
 });
 
 describe("the engine's gauge", () => {
+  const line = (state: string, value: string, engine = 0) =>
+    `vllm:engine_sleep_state{engine="${engine}",sleep_state="${state}"} ${value}`;
   it.each([
-    ['vllm:engine_sleep_state{engine="0",sleep_state="discard_all"} 1.0', true],
-    ['vllm:engine_sleep_state{engine="0",sleep_state="discard_all"} 0.0', false],
-    ['vllm:engine_sleep_state{sleep_state="weights_offloaded"} 1.0', null],
-    ['', null],
-  ])('%j says %s', (text, dropped) => {
-    expect(weightsDropped(`# HELP x\n${text}\nother 1\n`)).toBe(dropped);
+    ['level 1', [line('weights_offloaded', '1.0'), line('discard_all', '0.0')], true],
+    ['level 2', [line('weights_offloaded', '0.0'), line('discard_all', '1.0')], false],
+    [
+      'awake, as after a wake of the weights alone',
+      [line('awake', '1.0'), line('weights_offloaded', '0.0')],
+      false,
+    ],
+    [
+      'two engines of two levels',
+      [line('weights_offloaded', '1.0'), line('weights_offloaded', '0.0', 1)],
+      false,
+    ],
+    ['both levels at once', [line('weights_offloaded', '1.0'), line('discard_all', '1.0', 1)], false],
+    ['nothing', [], false],
+  ])('that says %s proves what it can', (_, lines, kept) => {
+    expect(weightsKept(`# HELP x\n${lines.join('\n')}\nother 1\n`)).toBe(kept);
   });
 });
