@@ -101,7 +101,7 @@ describe('an engine', () => {
     ['has no metrics gets its weights read', 1, 404, true],
     ['has metrics without the gauge gets its weights read', 1, 200, true],
   ] as const)('of an agent that died and that %s', async (_, level, metrics, reloads) => {
-    const routes =
+    const routes: Parameters<typeof serve>[0] =
       typeof metrics === 'number'
         ? {
             '/metrics': (_request: IncomingMessage, response: ServerResponse) =>
