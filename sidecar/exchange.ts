@@ -23,6 +23,8 @@ export interface Exchange {
   mayRetry: boolean;
   /** A sibling handed it on to us. */
   readonly hopped: boolean;
+  /** An answer from elsewhere has begun: nothing of ours may be mixed into it. */
+  answered: boolean;
   /** What the wait cost, milliseconds, for Server-Timing. */
   queueMs: number;
   wakeMs: number;

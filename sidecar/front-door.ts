@@ -14,7 +14,7 @@ import { dialLink } from './observe/link.ts';
 export interface FrontDoor {
   port: number;
   loop: Loop;
-  /** Cuts what still runs and frees every socket and timer. */
+  /** Cuts what has begun, refuses what has not, and frees every socket and timer. */
   close(): Promise<void>;
 }
 
@@ -46,10 +46,10 @@ export async function openFrontDoor(environment: Environment, log: Log): Promise
     port: (server.address() as AddressInfo).port,
     loop,
     close: async () => {
-      loop.cutAll();
+      server.close();
+      await loop.cutAll();
       link.close();
       keys.close();
-      server.close();
       server.closeAllConnections();
       await Promise.all([engine.destroy(), sibling.close()]);
     },

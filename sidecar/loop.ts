@@ -7,6 +7,7 @@ import type { Engine } from './act/forward.ts';
 import { forward } from './act/forward.ts';
 import type { Sibling } from './act/hand-on.ts';
 import { keepAlive } from './act/keep-alive.ts';
+import { part } from './act/part.ts';
 import type { RelayCalls } from './act/relay.ts';
 import { refuse, refuseSocket, respondOptions } from './act/respond.ts';
 import { demandDueMs } from './decide/demand.ts';
@@ -68,6 +69,8 @@ export class Loop {
   readonly #gate: Gate;
   readonly #metrics: Metrics;
   readonly #pages: Pages;
+  /** All that have begun, those whose body is still coming in too. */
+  readonly #open = new Set<Exchange>();
   readonly #running = new Map<number, Running>();
   readonly #events: GateEvent[] = [];
   #stepping = false;
@@ -77,8 +80,10 @@ export class Loop {
   #said: { demand: Demand; atMs: number };
   #timer: NodeJS.Timeout | undefined;
   #timerAtMs = Number.POSITIVE_INFINITY;
-  /** When the kubelet kills, as the agent told with End; null: not told. */
+  /** When the kubelet kills, as the agent told with End, or as the environment says; null: the pod is not ending. */
   #killAtMs: number | null = null;
+  /** The last word was said to all. */
+  #cut = false;
   #onDrained: () => void = () => {};
 
   constructor(parts: LoopParts) {
@@ -121,6 +126,9 @@ export class Loop {
 
   onHttp = (event: HttpEvent) => {
     switch (event.type) {
+      case 'began':
+        this.#open.add(event.exchange);
+        return;
       case 'arrived':
         return this.#arrive(event.exchange);
       case 'page':
@@ -148,7 +156,8 @@ export class Loop {
 
   /** The pod is being ended: nothing new goes to the engine, and clients are told to connect anew next time. */
   end(): void {
-    const graceMs = this.graceLeftMs() ?? this.#parts.environment.graceMs;
+    this.#killAtMs ??= this.#parts.now() + this.#parts.environment.graceMs;
+    const graceMs = this.#killAtMs - this.#parts.now();
     for (const { exchange } of this.#running.values()) exchange.res.shouldKeepAlive = false;
     this.#step({
       type: 'end',
@@ -157,7 +166,7 @@ export class Loop {
     });
   }
 
-  /** Milliseconds left until the kubelet kills, where the agent told; null: it did not. */
+  /** Milliseconds left until the kubelet kills; null: the pod is not ending. */
   graceLeftMs(): number | null {
     return this.#killAtMs === null ? null : this.#killAtMs - this.#parts.now();
   }
@@ -168,9 +177,18 @@ export class Loop {
     this.#tellDrained();
   }
 
-  /** Cuts what still runs: at the end of the grace. */
-  cutAll(): void {
-    for (const { exchange } of this.#running.values()) exchange.res.destroy();
+  /**
+   * Ends all that is still here, at the end of the grace: what has begun is cut, everyone else is told.
+   * @returns once the sockets may be closed
+   */
+  async cutAll(): Promise<void> {
+    this.#cut = true;
+    for (const running of this.#running.values()) {
+      running.stopComments?.();
+      running.cancel?.();
+    }
+    this.#running.clear();
+    await part([...this.#open]);
     clearTimeout(this.#timer);
   }
 
@@ -179,7 +197,11 @@ export class Loop {
   }
 
   #arrive(exchange: Exchange): void {
-    if (exchange.res.destroyed) return;
+    if (exchange.res.destroyed || exchange.res.writableEnded) return;
+    if (this.#cut) {
+      refuse(exchange, { code: 'pod_ending' });
+      return;
+    }
     if (this.#gate.ending) exchange.res.shouldKeepAlive = false;
     this.#running.set(exchange.id, { exchange, cancel: null, stopComments: null });
     this.#step({
@@ -192,6 +214,7 @@ export class Loop {
   }
 
   #close(exchange: Exchange, complete: boolean): void {
+    this.#open.delete(exchange);
     if (exchange.inference) {
       const began = complete || exchange.res.headersSent;
       this.#metrics.answered(began ? exchange.res.statusCode : clientLeftStatus);
@@ -322,7 +345,11 @@ export class Loop {
     if (!running) return;
     running.exchange.queueMs = queueMs;
     this.#stopComments(running);
-    running.cancel = this.#parts.sibling.handOn(running.exchange, this.#calls(running, 'sibling'));
+    running.cancel = this.#parts.sibling.handOn(
+      running.exchange,
+      this.#calls(running, 'sibling'),
+      () => this.graceLeftMs() ?? 0,
+    );
   }
 
   #stopComments(running: Running): void {
@@ -391,7 +418,7 @@ export class Loop {
 
   /** A timer that is set earlier than needed only finds nothing to do: it is not set anew for each request. */
   #setTimer(dueMs: number, atMs: number): void {
-    if (dueMs >= this.#timerAtMs) return;
+    if (dueMs >= this.#timerAtMs || this.#cut) return;
     clearTimeout(this.#timer);
     this.#timerAtMs = dueMs;
     this.#timer = setTimeout(

@@ -3,6 +3,7 @@ import type { Dispatcher } from 'undici';
 import { towardsClient } from '../decide/headers.ts';
 import { refusalEvent } from '../decide/refusals.ts';
 import type { Exchange } from '../exchange.ts';
+import { cut } from './part.ts';
 import { commonHeaders } from './respond.ts';
 
 /** Of an error answer that must be told as an event of a stream already begun, bytes. */
@@ -88,6 +89,7 @@ class Relay implements Dispatcher.DispatchHandler {
     if (this.#target.declines?.(status, headers)) return controller.abort(declined);
     const { res } = this.#exchange;
     this.#started = true;
+    this.#exchange.answered = true;
     if (res.headersSent) {
       const isStream = String(headers['content-type'] ?? '').startsWith('text/event-stream');
       if (status !== 200 || !isStream) this.#error = [];
@@ -141,12 +143,6 @@ class Relay implements Dispatcher.DispatchHandler {
     if (this.#controller === null) return 'unsent';
     return error === unframed || error.name === 'HTTPParserError' ? 'bad' : 'died';
   }
-}
-
-/** Never a clean end: the client must see that something is missing. HTTP/1.0 has no sign for it but a reset. */
-function cut({ req, res }: Exchange): void {
-  if (req.httpVersionMinor === 0) req.socket.resetAndDestroy();
-  else res.destroy();
 }
 
 /** JSON as one line of an event; what is not JSON becomes a JSON text. */

@@ -32,6 +32,8 @@ export const httpLimits = {
 export const keptBodyBytesMax = 1024 * 1024;
 
 export type HttpEvent =
+  /** Its head is here. */
+  | { type: 'began'; exchange: Exchange }
   /** Whole, checked, for the engine. */
   | { type: 'arrived'; exchange: Exchange }
   | { type: 'page'; exchange: Exchange; page: Page; id: string }
@@ -71,6 +73,7 @@ function exchangeOf(
     stream: false,
     mayRetry: req.headers['x-greenthread-retry'] === '1',
     hopped: req.headers['x-greenthread-hop'] !== undefined,
+    answered: false,
     queueMs: 0,
     wakeMs: 0,
   };
@@ -126,7 +129,7 @@ const brokenCodes: Record<string, RefusalCode> = {
   ERR_HTTP_REQUEST_TIMEOUT: 'request_timeout',
 };
 
-/** The server, not yet listening. Every request ends in exactly one event beside `closed`. */
+/** The server, not yet listening. Every request ends in exactly one event between `began` and `closed`. */
 export function createFrontDoor(
   facts: FrontDoorFacts,
   emit: (event: HttpEvent) => void,
@@ -140,6 +143,7 @@ export function createFrontDoor(
     const { frontDoor, endpoints } = facts.settings();
     const exchange = exchangeOf(++lastId, req, res, frontDoor.corsOrigins);
     latest.set(req.socket, exchange);
+    emit({ type: 'began', exchange });
     // A write that meets a client just gone is no error of ours; `close` tells of it.
     res.on('error', () => {});
     res.once('close', () => {
