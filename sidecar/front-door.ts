@@ -32,7 +32,7 @@ export async function openFrontDoor(environment: Environment, log: Log): Promise
   const keepKeys = environment.apiKeysDir === null;
   const loop = new Loop({ environment, engine, sibling, log, now: () => performance.now(), keepKeys });
   const server = createFrontDoor(
-    { own: environment.own, settings: loop.settings, keys: keys.current, queuedBytes: loop.queuedBytes },
+    { own: environment.own, settings: loop.settings, keys: keys.current, bodyRoom: loop.bodyRoom },
     loop.onHttp,
   );
   await new Promise<void>((resolve, reject) => {

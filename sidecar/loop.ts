@@ -10,6 +10,7 @@ import { keepAlive } from './act/keep-alive.ts';
 import { part } from './act/part.ts';
 import type { RelayCalls } from './act/relay.ts';
 import { refuse, refuseSocket, respondOptions } from './act/respond.ts';
+import { type BodyRoom, bodyRoom } from './decide/body-room.ts';
 import { demandDueMs } from './decide/demand.ts';
 import type { Environment } from './decide/environment.ts';
 import {
@@ -98,7 +99,7 @@ export class Loop {
   }
 
   settings = (): Settings => this.#settings;
-  queuedBytes = (): number => this.#gate.queuedBytes;
+  bodyRoom = (): BodyRoom => bodyRoom(this.#gate, this.#settings.frontDoor.maxBodyBytes);
   attach(link: Link) {
     this.#link = link;
   }

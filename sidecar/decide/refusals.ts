@@ -87,7 +87,7 @@ export const catalogue = {
     'rate_limit_error',
     'rate_limit_error',
     'yes',
-    'The bodies that wait for this model fill spec.frontDoor.maxQueuedBytes.',
+    'The bodies that wait for this model or are coming in fill their limit, by spec.frontDoor.maxQueuedBytes.',
   ),
   headers_too_large: entry(
     431,

@@ -1,16 +1,10 @@
 /** Reads a request's body whole, within limits, and counts what all of them hold. */
 import type { IncomingMessage } from 'node:http';
+import type { BodyRoom } from '../decide/body-room.ts';
 
 /** Bytes of the bodies that are being read now, of all connections together. */
 export interface Account {
   heldBytes: number;
-}
-
-export interface BodyLimits {
-  /** For this body. */
-  bodyBytesMax: number;
-  /** For all bodies that are being read or waiting; one body alone always fits. */
-  totalBytesMax: number;
 }
 
 export type BodyResult = { body: Buffer } | { refused: 'body_too_large' | 'queue_bytes_full' };
@@ -26,11 +20,12 @@ export function announcedBytes(req: IncomingMessage): number | null {
 /**
  * Reads to the end and calls `done` once: with the body, or why it is refused. A client that leaves midway is never
  * reported here; its connection's end is.
- * @param waitingBytes bytes that the queue holds now
+ * @param bodyBytesMax for this body
+ * @param room for all bodies together, as it is now; one body alone always fits
  */
 export function readBody(
   req: IncomingMessage,
-  { limits, account, waitingBytes }: { limits: BodyLimits; account: Account; waitingBytes: () => number },
+  { bodyBytesMax, account, room }: { bodyBytesMax: number; account: Account; room: () => BodyRoom },
   done: (result: BodyResult) => void,
 ): void {
   let chunks: Buffer[] = [];
@@ -50,9 +45,10 @@ export function readBody(
   const onData = (chunk: Buffer) => {
     bytes += chunk.length;
     account.heldBytes += chunk.length;
-    if (bytes > limits.bodyBytesMax) return finish({ refused: 'body_too_large' });
-    const others = account.heldBytes - bytes + waitingBytes();
-    if (others > 0 && others + bytes > limits.totalBytesMax) return finish({ refused: 'queue_bytes_full' });
+    if (bytes > bodyBytesMax) return finish({ refused: 'body_too_large' });
+    const { bytesMax, waitingBytes } = room();
+    const others = account.heldBytes - bytes + waitingBytes;
+    if (others > 0 && others + bytes > bytesMax) return finish({ refused: 'queue_bytes_full' });
     chunks.push(chunk);
   };
   req.on('data', onData);

@@ -4,6 +4,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { Socket } from 'node:net';
 import type { Settings } from '#proto/settings.ts';
 import { givenKey, isAdmitted, type KeyHash } from '../decide/api-key.ts';
+import type { BodyRoom } from '../decide/body-room.ts';
 import { corsHeaders } from '../decide/cors.ts';
 import type { Own } from '../decide/environment.ts';
 import { keptRequestId } from '../decide/headers.ts';
@@ -48,8 +49,8 @@ export interface FrontDoorFacts {
   own: Own;
   settings: () => Settings;
   keys: () => readonly KeyHash[] | null;
-  /** Bytes of bodies that wait in the queue. */
-  queuedBytes: () => number;
+  /** For bodies that are coming in. */
+  bodyRoom: () => BodyRoom;
 }
 
 function exchangeOf(
@@ -109,9 +110,8 @@ function takeBody(
   account: Account,
   emit: (event: HttpEvent) => void,
 ) {
-  const { maxBodyBytes, maxQueuedBytes } = facts.settings().frontDoor;
-  const limits = { bodyBytesMax: maxBodyBytes, totalBytesMax: maxQueuedBytes };
-  readBody(exchange.req, { limits, account, waitingBytes: facts.queuedBytes }, (result) => {
+  const bodyBytesMax = facts.settings().frontDoor.maxBodyBytes;
+  readBody(exchange.req, { bodyBytesMax, account, room: facts.bodyRoom }, (result) => {
     if ('refused' in result) {
       emit({ type: 'refused', exchange, refusal: { code: result.refused } });
       return;

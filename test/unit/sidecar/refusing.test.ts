@@ -148,9 +148,9 @@ describe('a refusal', () => {
     expect(answer).toMatch(/^HTTP\/1.1 413 /);
   });
 
-  it('of a body comes when all that are coming in fill maxQueuedBytes; one alone may be larger', async () => {
+  it('of a body comes when all that come in to wait fill maxQueuedBytes; one alone may be larger', async () => {
     const one = await another({
-      state: { state: 'SERVING' },
+      state: { state: 'SLEEPING' },
       frontDoor: { maxBodyBytes: 2_000, maxQueuedBytes: 1_000 },
     });
     const head = 'POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1500\r\n\r\n';
@@ -161,10 +161,35 @@ describe('a refusal', () => {
     expect(second).toMatch(/^HTTP\/1.1 429 /);
     expect(second).toContain('"code":"queue_bytes_full"');
     first.socket.write(body.slice(1_400));
+    await until('the first waits', () => one.door.loop.hello().demand.queued === 1);
+    one.agent.tell('SERVING');
     await until('the first is served', () => first.text().startsWith('HTTP/1.1 200 '));
     first.socket.destroy();
     const third = await sent(one, head + body, (text) => text.includes('echo'));
     expect(third).toMatch(/^HTTP\/1.1 200 /);
+  });
+
+  it('of a body, while the model serves, comes only beyond four of the largest, whatever the queue may hold', async () => {
+    const one = await another({
+      state: { state: 'SERVING' },
+      frontDoor: { maxBodyBytes: 2_000, maxQueuedBytes: 1_000 },
+    });
+    const head =
+      'POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1999\r\nExpect: 100-continue\r\n\r\n';
+    const body = JSON.stringify(chat()).padEnd(1_999);
+    const four = [1, 2, 3, 4].map(() => one.raw());
+    for (const { socket, text } of four) {
+      socket.write(head);
+      await until('its body may come', () => text().startsWith('HTTP/1.1 100 '));
+      socket.write(body.slice(0, -1));
+    }
+    const fifth = await sent(one, head + body.slice(0, -1), (text) => text.includes('}}'));
+    expect(fifth).toContain('"code":"queue_bytes_full"');
+    for (const { socket } of four) socket.write(body.slice(-1));
+    for (const { socket, text } of four) {
+      await until('it is served', () => text().includes('HTTP/1.1 200 '));
+      socket.destroy();
+    }
   });
 
   it.each(Object.keys(catalogue) as RefusalCode[])(
@@ -332,7 +357,12 @@ describe('bytes', () => {
     ['a body', `${post('Content-Length: 50\r\n')}{"mod`, 'HTTP/1.1 408 '],
   ])('of %s that come too slowly are answered 408', async (_, text, expected) => {
     const events: HttpEvent[] = [];
-    const facts = { own: own, settings: pod.door.loop.settings, keys: () => null, queuedBytes: () => 0 };
+    const facts = {
+      own: own,
+      settings: pod.door.loop.settings,
+      keys: () => null,
+      bodyRoom: () => ({ bytesMax: 1_000, waitingBytes: 0 }),
+    };
     const server = createFrontDoor(
       facts,
       (event) => {
@@ -355,7 +385,12 @@ describe('bytes', () => {
   });
 
   it('on more connections than the limit are not taken', async () => {
-    const facts = { own: own, settings: pod.door.loop.settings, keys: () => null, queuedBytes: () => 0 };
+    const facts = {
+      own: own,
+      settings: pod.door.loop.settings,
+      keys: () => null,
+      bodyRoom: () => ({ bytesMax: 1_000, waitingBytes: 0 }),
+    };
     const server = createFrontDoor(facts, () => {}, { ...httpLimits, connectionsMax: 1 });
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
     const { port } = server.address() as AddressInfo;
