@@ -13,7 +13,10 @@ export interface PodObject {
     labels?: Record<string, string>;
     annotations?: Record<string, string>;
     deletionTimestamp?: string;
+    /** What this very deletion gives it, seconds. */
+    deletionGracePeriodSeconds?: number;
   };
+  spec?: { terminationGracePeriodSeconds?: number };
   status?: { phase?: string };
 }
 
@@ -34,6 +37,7 @@ export function podFact(pod: PodObject): PodFact | null {
   // Its containers have ended; the object only waits to be collected.
   if (pod.status?.phase === 'Succeeded' || pod.status?.phase === 'Failed') return null;
   const notes = metadata.annotations ?? {};
+  const graceSeconds = metadata.deletionGracePeriodSeconds ?? pod.spec?.terminationGracePeriodSeconds;
   return {
     podUid: metadata.uid,
     pod: metadata.name,
@@ -47,6 +51,7 @@ export function podFact(pod: PodObject): PodFact | null {
     vramBytes: wholeNumber(notes[annotations.vramBytes]),
     engineHash: notes[annotations.engineHash] || null,
     settings: parseSettings(notes[annotations.settings] ?? '') ?? defaultSettings,
+    graceMs: graceSeconds === undefined ? null : graceSeconds * 1000,
     deleting: metadata.deletionTimestamp !== undefined,
   };
 }

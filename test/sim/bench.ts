@@ -63,6 +63,7 @@ function readyNode(replicas: number) {
     uuids: gpusOf(at),
     vramBytes: 60 * GiB,
     engineHash: null,
+    graceMs: null,
     settings: defaultSettings,
     deleting: false,
   }));

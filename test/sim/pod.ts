@@ -123,6 +123,7 @@ export class SimPod {
       uuids: this.uuids,
       vramBytes: this.model.reservedBytes,
       engineHash: null,
+      graceMs: null,
       settings: this.settings,
       deleting: this.deleting,
     };

@@ -1,5 +1,12 @@
 /** The end of a pod: the sidecar drains first, then the launcher may end the engine. */
-import { endBehindBootMsMax, endMarginMs, endUnsaidMs, endWithoutSidecarMs } from './limits.ts';
+import {
+  endBehindBootMsMax,
+  endMarginMs,
+  endReserveMs,
+  endReserveShareMax,
+  endUnsaidMs,
+  endWithoutSidecarMs,
+} from './limits.ts';
 import { movesBeside } from './sleep.ts';
 import { hasEngine, isDue, type Replica, type Step } from './state.ts';
 import type { ArbiterEvent } from './words.ts';
@@ -22,9 +29,16 @@ export function onSidecarEnding(
   replica.ending.drained = event.drained;
 }
 
-/** When the grace is nearly over: the controller's pods have their drainTimeout and 30 s. */
-const endByMs = (replica: Replica): number =>
-  replica.ending!.sinceMs + replica.settings.sleep.drainTimeoutMs + endMarginMs;
+/**
+ * When the grace is nearly over: the controller's pods have their drainTimeout and 30 s. drainTimeout may have grown since
+ * the pod was made, its grace has not.
+ */
+function endByMs({ ending, settings, graceMs }: Replica): number {
+  const wantedMs = settings.sleep.drainTimeoutMs + endMarginMs;
+  if (graceMs === null) return ending!.sinceMs + wantedMs;
+  const reserveMs = Math.min(endReserveMs, graceMs * endReserveShareMax);
+  return ending!.sinceMs + Math.min(wantedMs, graceMs - reserveMs);
+}
 
 function mayRelease(step: Step, replica: Replica): boolean {
   const { sinceMs, drained } = replica.ending!;

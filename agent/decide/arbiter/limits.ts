@@ -85,6 +85,9 @@ export const endUnsaidMs = 2_000;
 export const endBehindBootMsMax = 10_000;
 /** The pod's grace beyond its drainTimeout is 30 s (the controller's pods); this much of it is used. */
 export const endMarginMs = 20_000;
+/** The rest of a pod's grace, which is the engine's own end; of a short grace a third. */
+export const endReserveMs = 10_000;
+export const endReserveShareMax = 1 / 3;
 /** A GPU out of use this long fails those who wait for it. */
 export const gpuPatienceMs = 60_000;
 /** When clients of a model that failed for a reason that may pass should try again. */

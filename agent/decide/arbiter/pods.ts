@@ -50,6 +50,7 @@ export function onPods(step: Step, event: ArbiterEvent & { type: 'pods' }): void
     replica.listed = true;
     if (pod.deleting && !replica.deleting) replica.deletingSinceMs = step.now;
     replica.deleting = pod.deleting;
+    replica.graceMs = pod.graceMs;
     replica.uuids = pod.uuids.length > 0 ? pod.uuids : replica.uuids;
     replica.vramBytes = pod.vramBytes ?? replica.vramBytes;
     replica.settings = pod.settings;

@@ -67,8 +67,9 @@ export interface Replica {
   /** The API server lists it; `deleting` there. */
   listed: boolean;
   deleting: boolean;
-  /** When it was first seen to be deleted. */
+  /** When it was first seen to be deleted, and its pod's own grace; null: not known. */
   deletingSinceMs: number;
+  graceMs: number | null;
 
   attached: boolean;
   detachedAtMs: number;
@@ -256,6 +257,7 @@ export function newReplica(podUid: string, now: number, order: number): Replica 
     listed: false,
     deleting: false,
     deletingSinceMs: now,
+    graceMs: null,
     attached: false,
     detachedAtMs: now,
     epoch: 0,

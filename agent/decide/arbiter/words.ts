@@ -22,6 +22,8 @@ export interface PodFact {
   /** What decides an engine's VRAM, for measurements that outlive the pod. */
   engineHash: string | null;
   settings: Settings;
+  /** From its SIGTERM to its SIGKILL, ms, as the pod itself says; null: not known. */
+  graceMs: number | null;
   /** The pod has a deletion timestamp. */
   deleting: boolean;
 }

@@ -252,6 +252,7 @@ export class OurNode {
       uuids,
       vramBytes: pod.plan.bytes,
       engineHash: null,
+      graceMs: null,
       settings,
       deleting: false,
     }));

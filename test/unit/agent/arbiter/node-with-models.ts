@@ -124,6 +124,7 @@ export class ScenarioNode {
       uuids,
       vramBytes: gib * GiB,
       engineHash: null,
+      graceMs: null,
       settings,
       deleting: false,
     });

@@ -244,6 +244,24 @@ describe('the end of a pod', () => {
     expect(node.sent('release-launcher')).toEqual(['b']);
   });
 
+  it.each([
+    { what: 'its pod was made with less', graceMs: 60_000, atMs: 50_000 },
+    { what: 'it was deleted with little', graceMs: 6_000, atMs: 4_000 },
+    { what: 'its pod has more than it needs', graceMs: 900_000, atMs: 620_000 },
+  ])('comes before its grace is over, whatever drainTimeout says now: $what', ({ graceMs, atMs }) => {
+    const node = rivals();
+    node.demand('b', 1, 0);
+    node.pod('b').graceMs = graceMs;
+    node.pod('b').settings.sleep.drainTimeoutMs = 600_000;
+    node.sendLists();
+    node.send({ type: 'launcher-ending', podUid: 'b' });
+    expect(node.lastOf('end', 'b')?.graceMs).toBe(atMs);
+    node.pass(atMs - 1);
+    expect(node.sent('release-launcher')).toEqual([]);
+    node.pass(2);
+    expect(node.sent('release-launcher')).toEqual(['b']);
+  });
+
   it('without an engine is released at once', () => {
     const node = rivals().add('waits');
     node.send({ type: 'launcher-ending', podUid: 'waits' });

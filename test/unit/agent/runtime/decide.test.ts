@@ -76,6 +76,14 @@ describe('a pod as a fact', () => {
     });
   });
 
+  it.each([
+    ['its own', {}, { terminationGracePeriodSeconds: 60 }, 60_000],
+    ['that of its deletion', { deletionGracePeriodSeconds: 5 }, { terminationGracePeriodSeconds: 60 }, 5_000],
+    ['not known', {}, undefined, null],
+  ])('has a grace that is %s', (_, metadata, spec, graceMs) => {
+    expect(podFact({ ...pod(metadata), ...(spec && { spec }) })?.graceMs).toBe(graceMs);
+  });
+
   it('says what is not known as null, and settings that cannot be read as the defaults', () => {
     const annotations = { 'greenthread.ai/settings': 'no', 'greenthread.ai/vram-bytes': '20Gi' };
     const fact = podFact(pod({ annotations, deletionTimestamp: '2026-11-01T00:00:00Z' }));
