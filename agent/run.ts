@@ -1,31 +1,13 @@
 /** The agent as a process: from the environment to a running agent, until a signal. */
-import type { GpuOccupant } from '#api/gpu.ts';
 import { connect } from '#platform/kubernetes/connect.ts';
 import { createLog, errorText } from '#platform/log.ts';
-import { type ArbiterState, decide, initialState, ledgerView, occupants } from './decide/arbiter/arbiter.ts';
+import { arbiter } from './decide/arbiter/arbiter.ts';
 import { readEnvironment } from './decide/environment.ts';
 import { createRunSmi } from './observe/nvidia-smi/run.ts';
-import { type Arbiter, type RunningAgent, startAgent } from './runtime.ts';
+import { type RunningAgent, startAgent } from './runtime.ts';
 
 /** What is still being written when a signal comes gets this long, ms. */
 const stopMsMax = 2_000;
-
-/** The arbiter as the runtime uses it. */
-export const arbiter: Arbiter<ArbiterState> = {
-  initial: (startedAtMs) => initialState({ startedAtMs }),
-  decide,
-  ledger: ledgerView,
-  occupants(state, wallClock) {
-    const shown = [...occupants(state)].map(([uuid, list]): [string, GpuOccupant[]] => [
-      uuid,
-      list.map(({ becameServingAtMs, ...occupant }) => ({
-        ...occupant,
-        ...(becameServingAtMs !== undefined && { becameServingAt: wallClock(becameServingAtMs) }),
-      })),
-    ]);
-    return Object.fromEntries(shown);
-  },
-};
 
 /**
  * Runs until SIGTERM or SIGINT, then ends the process and nothing else: engines, sidecars and launchers go on.

@@ -93,6 +93,7 @@ function loopOf<State>(rooms: Rooms<State>, { environment, arbiter, log }: Agent
   const explain = createReporter({
     node: environment.node,
     pod: (podUid) => rooms.pods.reference(podUid),
+    isListed: (podUid) => rooms.pods.fact(podUid) !== undefined,
     client: () => rooms.cluster?.client() ?? null,
     log,
     nowMs,

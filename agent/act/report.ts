@@ -30,6 +30,8 @@ export interface ReporterParts {
   node: string;
   /** What is known of a pod; null when neither API server nor sidecar spoke of it. */
   pod(podUid: string): PodReference | null;
+  /** The API server lists it: what a sidecar says of itself names no place to write to. */
+  isListed(podUid: string): boolean;
   /** null while there is no API server to speak to. */
   client(): KubernetesClient | null;
   log: Log;
@@ -94,10 +96,13 @@ export function createReporter(parts: ReporterParts): (effect: Explain) => void 
     const fields = { reason, podUid, ...(pod && { model: `${pod.namespace}/${pod.model}`, pod: pod.pod }) };
     log[level](message, fields);
     const client = parts.client();
-    if (!pod || !client || !admit(`${podUid} ${reason}`)) return;
+    if (!pod || !client || !parts.isListed(podUid) || !admit(`${podUid} ${reason}`)) return;
     inFlight += 1;
     client
-      .create(`/api/v1/namespaces/${pod.namespace}/events`, eventObject(effect, pod, parts.node, new Date()))
+      .create(
+        `/api/v1/namespaces/${encodeURIComponent(pod.namespace)}/events`,
+        eventObject(effect, pod, parts.node, new Date()),
+      )
       .then(() => {
         refused = false;
       })

@@ -1,6 +1,7 @@
 /** What the rest of the agent uses of the arbiter. */
 import type { GpuOccupant } from '#api/gpu.ts';
 import { decide } from './decide.ts';
+import { ledgerView } from './ledger.ts';
 import { occupants } from './occupants.ts';
 import { type ArbiterState, initialState } from './state.ts';
 
@@ -29,5 +30,6 @@ function statusOccupants(
 export const arbiter = {
   initial: (startedAtMs: number): ArbiterState => initialState({ startedAtMs }),
   decide,
+  ledger: ledgerView,
   occupants: statusOccupants,
 };

@@ -19,18 +19,24 @@ const explain = (reason: string, given: Partial<Extract<ArbiterEffect, { type: '
 });
 
 /** A reporter on a clock of the test's, and the Events it wrote; the API server answers at once or never. */
-function reporter(answer: 'at once' | 'never' | 'with an error' = 'at once') {
+function reporter(
+  answer: 'at once' | 'never' | 'with an error' = 'at once',
+  given = { namespace: 'ns', listed: true },
+) {
   const written: { reason: string }[] = [];
+  const paths: string[] = [];
   const { log, lines } = keptLog();
   let now = 0;
-  const create = (_path: string, object: object) => {
+  const create = (path: string, object: object) => {
+    paths.push(path);
     written.push(object as { reason: string });
     if (answer === 'never') return new Promise(() => undefined);
     return answer === 'at once' ? Promise.resolve(object) : Promise.reject(new Error('refused'));
   };
   const report = createReporter({
     node: 'n1',
-    pod: (podUidAsked) => (podUidAsked === uid ? pod : null),
+    pod: (podUidAsked) => (podUidAsked === uid ? { ...pod, namespace: given.namespace } : null),
+    isListed: () => given.listed,
     client: () => ({ create }) as never,
     log,
     nowMs: () => now,
@@ -39,7 +45,7 @@ function reporter(answer: 'at once' | 'never' | 'with an error' = 'at once') {
     now += ms;
     await new Promise((resolve) => setImmediate(resolve));
   };
-  return { report, written, lines, later };
+  return { report, written, paths, lines, later };
 }
 
 describe('a reason', () => {
@@ -84,6 +90,19 @@ describe('a reason', () => {
     report(explain('Wake', { podUid: podUid(2) }));
     expect(written).toEqual([]);
     expect(lines).toHaveLength(1);
+  });
+
+  it('is only logged when the API server does not list the pod: its sidecar alone says where it is', () => {
+    const { report, written, lines } = reporter('at once', { namespace: 'ns', listed: false });
+    report(explain('Wake'));
+    expect(written).toEqual([]);
+    expect(lines).toHaveLength(1);
+  });
+
+  it('goes to no other path than that of Events', () => {
+    const { report, paths } = reporter('at once', { namespace: 'a/../b?x', listed: true });
+    report(explain('Wake'));
+    expect(paths).toEqual(['/api/v1/namespaces/a%2F..%2Fb%3Fx/events']);
   });
 
   it('never piles up: an API server that does not answer gets four Events', () => {
