@@ -142,7 +142,10 @@ export function modelPod(pod: ModelPod): object {
       ...(spec.serviceAccountName !== '' && { serviceAccountName: spec.serviceAccountName }),
       ...pullSecrets(settings.imagePullSecrets),
       securityContext: restrictedPod,
-      initContainers: [launcherContainer(pod, mounts.launcher), sidecarContainer(pod, mounts.sidecar)],
+      initContainers: [
+        launcherContainer(pod, mounts.launcher),
+        sidecarContainer(pod, mounts.sidecar, graceSeconds),
+      ],
       containers: [engineContainer(pod, mounts.engine, graceSeconds)],
       volumes,
     },
@@ -176,7 +179,7 @@ function launcherContainer(pod: ModelPod, volumeMounts: object[]): object {
   };
 }
 
-function sidecarContainer(pod: ModelPod, volumeMounts: object[]): object {
+function sidecarContainer(pod: ModelPod, volumeMounts: object[], graceSeconds: number): object {
   const { model, settings } = pod;
   const { spec } = model;
   const service = serviceName(model.metadata.name);
@@ -200,6 +203,7 @@ function sidecarContainer(pod: ModelPod, volumeMounts: object[]): object {
       fieldEnvironment('GREENTHREAD_SETTINGS', `metadata.annotations['${annotations.settings}']`),
       { name: 'GREENTHREAD_GPU_UUIDS', value: pod.gpus.map(({ uuid }) => uuid).join(',') },
       { name: 'GREENTHREAD_SERVICE', value: service },
+      { name: 'GREENTHREAD_GRACE_SECONDS', value: String(graceSeconds) },
       ...(pod.serviceIp === null
         ? []
         : [

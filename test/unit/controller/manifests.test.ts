@@ -120,7 +120,8 @@ describe("a model's pod", () => {
   it('gets its drain time and a margin before it is killed', () => {
     const { spec } = podOf({ sleep: { drainTimeout: '90s' } });
     expect(spec.terminationGracePeriodSeconds).toBe(120);
-    expect(environmentOf(spec.containers[0]!).GREENTHREAD_GRACE_SECONDS).toBe('120');
+    for (const container of [spec.containers[0]!, spec.initContainers[1]!])
+      expect(environmentOf(container).GREENTHREAD_GRACE_SECONDS).toBe('120');
   });
 
   it('takes images, service account, resources and tolerations from its Model', () => {
