@@ -104,6 +104,18 @@ describe.skipIf(helm === null)('the rendered chart', () => {
     },
   );
 
+  it('lets the agent do what it does and no more', async () => {
+    const granted = grants(of(await render(), 'ClusterRole', 'greenthread-agent'));
+    expect(Object.fromEntries(granted)).toEqual({
+      // Server-side apply creates with both.
+      'greenthread.ai/gpus': ['list', 'watch', 'create', 'patch'],
+      'greenthread.ai/gpus/status': ['patch'],
+      '/nodes': ['get'],
+      '/pods': ['list', 'watch'],
+      '/events': ['create'],
+    });
+  });
+
   it('knows each variable that it sets for the controller', async () => {
     const source = readFileSync(join(chart, '../../controller/observe/environment.ts'), 'utf8');
     const names = Object.keys(environmentOf(of(await render(), 'Deployment', 'greenthread-controller')));
