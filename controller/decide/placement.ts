@@ -141,6 +141,16 @@ function keepBindingsOfPods(view: ClusterView): void {
   }
 }
 
+/** Whether the size of each GPU is known: an engine's share is of it, so no pod is made before. */
+export const areSized = (target: GpuBook[]): boolean => target.every(({ totalBytes }) => totalBytes !== null);
+
+function sizeRefusal(target: GpuBook[]): Refusal | null {
+  if (areSized(target)) return null;
+  const unsized = target.filter(({ totalBytes }) => totalBytes === null).map(({ index }) => index);
+  const message = `the size of GPU ${unsized.join(',')} on ${target[0]!.node} is not known: no pod is made until its agent tells`;
+  return { reason: 'GPUSizeUnknown', message };
+}
+
 /** Keeps a place under the spec as it is now; null when the replica no longer fits there. */
 function renew(view: ClusterView, ask: Ask, target: GpuBook[]): Placement | null {
   const { replica } = ask;
@@ -158,7 +168,7 @@ function renew(view: ClusterView, ask: Ask, target: GpuBook[]): Placement | null
   const firstRefusals = grows || pins ? refusals(ask.popular) : [];
   if (firstRefusals.length === 0) {
     bindAll(view, ask, target, ask.popular);
-    return { replica, target, refusal: null, popular: ask.popular };
+    return { replica, target, refusal: sizeRefusal(target), popular: ask.popular };
   }
   if (pins && (!grows || refusals(was).length === 0)) {
     // Pinned later, as soon as there is room; it stays as it is until then.

@@ -10,7 +10,7 @@ import { type Effect, effectKey } from './effects.ts';
 import { createdAtMs, type Model, type Pod } from './kubernetes.ts';
 import { liveSettings } from './live-settings.ts';
 import { modelPod, type PodIdentity, podIdentity } from './manifests/model-pod.ts';
-import type { Placement } from './placement.ts';
+import { areSized, type Placement } from './placement.ts';
 import { type Failure, type PodView, podView } from './pod-state.ts';
 import { ownAnnotations } from './settings.ts';
 
@@ -134,7 +134,8 @@ export function rollReplica(
   rollout.isOutdated = outdated !== null;
   const isTurn = outdated?.isAsleep === true && !given.imageRolls.isTaken;
   const occupied = [...terminating, ...ended.pods].some(({ metadata }) => metadata.name === identity.name);
-  if (!exact && (!outdated || isTurn) && wanted.hasService && !occupied) {
+  const mayMake = wanted.hasService && !occupied && areSized(wanted.gpus);
+  if (!exact && (!outdated || isTurn) && mayMake) {
     if (outdated) given.imageRolls.isTaken = true;
     const create = creation(wanted, identity, pods.length > 0);
     const said = view.refusals.get(effectKey(create));
