@@ -10,6 +10,9 @@ const connectionsMax = 65_536;
 const keepAliveMs = 2_000;
 const connectTimeoutMs = 5_000;
 
+/** Smaller bodies cost less memory than the second write that a stream takes, bytes. */
+const streamedBytesMin = 64 * 1024;
+
 export type Engine = Pool;
 
 /** @param socketPath of engine.sock; it need not exist yet */
@@ -27,6 +30,21 @@ export const openEngine = (socketPath: string): Engine =>
     pipelining: 1,
   });
 
+/**
+ * undici keeps a request's body until the answer ends, minutes after it was sent. This gives the body once and keeps
+ * nothing, so that its memory is free as soon as the engine has it. No generator: V8 keeps what one was called with.
+ */
+function once(body: Buffer): Iterable<Buffer> {
+  let rest: Buffer | null = body;
+  const next = (): IteratorResult<Buffer> => {
+    if (rest === null) return { done: true, value: undefined };
+    const value = rest;
+    rest = null;
+    return { done: false, value };
+  };
+  return { [Symbol.iterator]: () => ({ next }) };
+}
+
 /** @param keepKeys false where this front door asks for API keys itself: they go no further */
 export function forward(
   exchange: Exchange,
@@ -35,5 +53,10 @@ export function forward(
   calls: RelayCalls,
 ): () => void {
   const headers = towardsEngine(exchange.req.rawHeaders, exchange.requestId, keepKeys);
-  return relay(exchange, { dispatcher: engine, headers }, calls);
+  const { body, mayRetry } = exchange;
+  if (body === null || mayRetry || body.length < streamedBytesMin) {
+    return relay(exchange, { dispatcher: engine, headers, body }, calls);
+  }
+  headers.push('content-length', String(body.length));
+  return relay(exchange, { dispatcher: engine, headers, body: once(body) }, calls);
 }

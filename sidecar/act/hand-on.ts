@@ -71,6 +71,7 @@ function handOnTo(
       {
         dispatcher: pool,
         headers,
+        body: exchange.body,
         declines: (status, answer) =>
           status === 503 && answer['x-greenthread-refused'] === 'pod_ending' && mayTryAgain(),
       },

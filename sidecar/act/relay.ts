@@ -31,6 +31,8 @@ export interface RelayCalls {
 export interface RelayTarget {
   dispatcher: Dispatcher;
   headers: string[];
+  /** The exchange's; an iterable where its length is among `headers`. */
+  body: Buffer | Iterable<Buffer> | null;
   declines?: (status: number, headers: Record<string, string | string[] | undefined>) => boolean;
 }
 
@@ -162,7 +164,8 @@ export function relay(exchange: Exchange, target: RelayTarget, calls: RelayCalls
       method: 'POST',
       path: exchange.path + exchange.query,
       headers: target.headers,
-      body: exchange.body,
+      // undici takes iterables too; its types do not say so.
+      body: target.body as Buffer | null,
     },
     handler,
   );
