@@ -59,6 +59,9 @@ export const wakeTriesMax = 3;
 export const sleepTriesMax = 3;
 /** Unanswered questions to one engine before it is restarted. */
 export const askTriesMax = 5;
+/** One that serves is asked this often whether it still answers, and this many silent answers in a row are trouble. */
+export const probeEveryMs = 30_000;
+export const silencesMax = 3;
 /** First pause before a wake, a sleep or a question is tried again; doubles. */
 export const retryMsFirst = 500;
 export const retryMsMax = 30_000;

@@ -5,7 +5,8 @@
 import { parseSettings } from '#proto/settings.ts';
 import { countFailure, onReady } from './boot.ts';
 import { takeDemand } from './demand.ts';
-import { askTriesMax, bootMsMax } from './limits.ts';
+import { explain } from './explain.ts';
+import { askTriesMax, bootMsMax, probeEveryMs, silencesMax } from './limits.ts';
 import { nameReplica } from './pods.ts';
 import { enter, hasEngine, isDue, memoryMoves, type Replica, type Step } from './state.ts';
 import {
@@ -19,7 +20,7 @@ import {
   sendWake,
 } from './transitions.ts';
 import { pauseAfterFailedWake, woke } from './wake.ts';
-import type { ArbiterEvent } from './words.ts';
+import type { ArbiterEvent, EngineState } from './words.ts';
 
 export function onAttached(step: Step, replica: Replica, event: ArbiterEvent & { type: 'attached' }): void {
   const { hello } = event;
@@ -105,6 +106,10 @@ export function onEngineState(
   const stale = replica.askStale;
   replica.asking = false;
   replica.askStale = false;
+  if (replica.phase === 'serving') {
+    heardServing(step, replica, event.state);
+    return;
+  }
   if (replica.phase !== 'checking') return;
   if (stale) {
     askEngine(step, replica);
@@ -148,9 +153,36 @@ function unreachable(step: Step, replica: Replica): void {
   engineGone(step, replica, 'absent');
 }
 
-/** Asks again those that did not answer. */
+/**
+ * An engine may hang with its process alive and its memory taken: silence alone gives it away. A word of "asleep" is one
+ * from before its wake, or the next measurement tells.
+ */
+function heardServing(step: Step, replica: Replica, state: EngineState): void {
+  replica.silences = state === 'unreachable' ? replica.silences + 1 : 0;
+  if (replica.silences < silencesMax) return;
+  explain(
+    step,
+    replica,
+    'EngineSilent',
+    `${replica.model} did not answer ${silencesMax} times in a row`,
+    'warn',
+  );
+  beginChecking(step, replica);
+}
+
+/** Asks one that serves from time to time, where its launcher could end it. */
+function probe(step: Step, replica: Replica): void {
+  if (replica.phase !== 'serving' || replica.launcher !== 'connected' || replica.ending) return;
+  if (replica.asking || !isDue(step, Math.max(replica.probedAtMs, replica.phaseSinceMs) + probeEveryMs))
+    return;
+  replica.probedAtMs = step.now;
+  askEngine(step, replica);
+}
+
+/** Asks again those that did not answer, and those that serve. */
 export function askAgain(step: Step): void {
   for (const replica of step.state.replicas.values()) {
+    probe(step, replica);
     if (replica.phase !== 'checking' || replica.asking || replica.mustRestart) continue;
     if (isDue(step, replica.retryAtMs)) askEngine(step, replica);
   }

@@ -122,6 +122,9 @@ export interface Replica {
   asking: boolean;
   askStale: boolean;
   askTries: number;
+  /** While it serves: when it was asked last, and questions in a row that got no answer. */
+  probedAtMs: number;
+  silences: number;
   retryAtMs: number;
   wakeFailures: number;
   sleepFailures: number;
@@ -292,6 +295,8 @@ export function newReplica(podUid: string, now: number, order: number): Replica 
     asking: false,
     askStale: false,
     askTries: 0,
+    probedAtMs: now,
+    silences: 0,
     retryAtMs: 0,
     wakeFailures: 0,
     sleepFailures: 0,

@@ -191,6 +191,44 @@ describe('an engine that dies', () => {
   });
 });
 
+describe('an engine that serves and hangs', () => {
+  const serving = () => new ScenarioNode(1).start().add('a', { popular: true }).booted('a').forget();
+
+  it('is asked every half minute, and restarted when it stays silent', () => {
+    const node = serving();
+    node.pass(100_000);
+    expect(node.sent('ask-engine')).toHaveLength(3);
+    node.engines.get('a')!.hangs = true;
+    node.demand('a', 2, 0);
+    node.until('a', 'checking');
+    expect(node.lastOf('explain', 'a')).toMatchObject({ reason: 'EngineSilent', level: 'warn' });
+    node.until('a', 'restarting');
+    expect(node.lastOf('restart-engine', 'a')?.reason).toBe('EngineUnreachable');
+    node.engines.get('a')!.hangs = false;
+    node.until('a', 'serving');
+    expect(node.sent('grant')).toEqual(['a']);
+  });
+
+  it('for less than three answers in a row serves on', () => {
+    const node = serving();
+    for (const hangs of [true, true, false, true, true, false]) {
+      node.engines.get('a')!.hangs = hangs;
+      node.pass(30_100);
+      expect(node.phase('a')).toBe('serving');
+    }
+  });
+
+  it('is believed when it answers after all', () => {
+    const node = serving();
+    node.engines.get('a')!.hangs = true;
+    node.until('a', 'checking');
+    node.engines.get('a')!.hangs = false;
+    node.pass(5_000);
+    expect(node.phase('a')).toBe('serving');
+    expect(node.sent('restart-engine')).toEqual([]);
+  });
+});
+
 describe('memory that changes by itself', () => {
   it('of one that should serve has it asked, and believed', () => {
     const node = rivals();

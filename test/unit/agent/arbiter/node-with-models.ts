@@ -40,6 +40,8 @@ interface Engine {
   keepsGib: number | null;
   /** So many of the next sleeps fail. */
   sleepFails: number;
+  /** It answers no question, and its process is there. */
+  hangs: boolean;
   /** Answers of the next wakes and boots that fail, with the message. */
   wakeFails: string[];
   bootFails: string[];
@@ -140,6 +142,7 @@ export class ScenarioNode {
       restarts: 0,
       keepsGib: null,
       sleepFails: 0,
+      hangs: false,
       wakeFails: [],
       bootFails: [],
     });
@@ -373,7 +376,13 @@ export class ScenarioNode {
   #answer(name: string, engine: Engine): void {
     const awake = engine.state === 'awake' || engine.state === 'sleeping';
     const asleep = engine.state === 'asleep' || engine.state === 'waking';
-    const state: EngineState = awake ? 'awake' : asleep ? 'asleep' : 'unreachable';
+    const state: EngineState = engine.hangs
+      ? 'unreachable'
+      : awake
+        ? 'awake'
+        : asleep
+          ? 'asleep'
+          : 'unreachable';
     this.send({ type: 'engine-state', podUid: name, state });
   }
 
