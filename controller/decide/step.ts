@@ -41,6 +41,8 @@ interface Attempt {
   notBeforeMs: number;
   /** Version of the object that an apply was planned on; null for other effects. */
   plannedOn: string | null;
+  /** What an apply said that changed nothing: only that waits, another content may go at once. */
+  futile: string | null;
 }
 
 export interface State {
@@ -136,8 +138,14 @@ function succeeded(state: State, effect: Effect, object: KubernetesObject | null
     failures: 0,
     notBeforeMs: nowMs + pauseMs,
     plannedOn: null,
+    futile: isFutile ? contentOf(effect) : null,
   });
 }
+
+const contentOf = (effect: Effect): string => ('object' in effect ? JSON.stringify(effect.object) : '');
+
+const waits = (attempt: Attempt, effect: Effect, nowMs: number): boolean =>
+  attempt.notBeforeMs > nowMs && (attempt.futile === null || attempt.futile === contentOf(effect));
 
 function failed(state: State, effect: Effect, nowMs: number): void {
   const failures = (state.attempts.get(effectKey(effect))?.failures ?? 0) + 1;
@@ -147,6 +155,7 @@ function failed(state: State, effect: Effect, nowMs: number): void {
     failures,
     notBeforeMs: nowMs + pauseMs,
     plannedOn: null,
+    futile: null,
   });
 }
 
@@ -193,7 +202,7 @@ function tick(state: State, settings: ControllerSettings, nowMs: number): Step {
   for (const effect of planned.effects) {
     const attempt = state.attempts.get(effectKey(effect));
     if (attempt?.isRunning || running >= inFlightMax) continue;
-    if (attempt && attempt.notBeforeMs > nowMs) {
+    if (attempt && waits(attempt, effect, nowMs)) {
       wakeAtMs = Math.min(wakeAtMs ?? attempt.notBeforeMs, attempt.notBeforeMs);
       continue;
     }
@@ -202,6 +211,7 @@ function tick(state: State, settings: ControllerSettings, nowMs: number): Step {
       failures: attempt?.failures ?? 0,
       notBeforeMs: nowMs,
       plannedOn: versionOf(state, effect),
+      futile: null,
     });
     running += 1;
     effects.push(effect);

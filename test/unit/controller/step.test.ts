@@ -131,6 +131,23 @@ describe('an effect that was done', () => {
     expect(tick(state, noonMs + futileMs).effects.map(effectKey)).toContain(effectKey(effect));
   });
 
+  it('but changed nothing holds up no other content: a Model that went and is made again waits for nothing', () => {
+    const ending = model(
+      'a',
+      {},
+      { deletionTimestamp: '2026-01-01T00:00:00Z', finalizers: ['greenthread.ai/cleanup'] },
+    );
+    const state = leader({ ...world(), models: [ending] });
+    const removal = finalizerOf(tick(state).effects);
+    // The API server answers the removal that ends an object with the version before.
+    step(state, { type: 'done', effect: removal, object: ending }, settings, noonMs);
+    step(state, { type: 'gone', kind: 'models', object: ending }, settings, noonMs);
+    const again = model('a', {}, { uid: 'another', finalizers: [] });
+    step(state, { type: 'put', kind: 'models', object: again }, settings, noonMs);
+    const addition = finalizerOf(tick(state, noonMs + 1).effects);
+    expect(effectKey(addition)).toBe(effectKey(removal));
+  });
+
   it('as a deletion is not asked for again before the watch had time to tell', () => {
     const pod = {
       apiVersion: 'v1',
