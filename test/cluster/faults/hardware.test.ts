@@ -121,8 +121,9 @@ describe('a GPU that turns ill', () => {
     await untilPhase('green', ['Ready', 'Serving', 'Sleeping']);
     await servesAtEdge('red');
     await servesAtEdge('green');
-    const bound = (await gpuOf('n1', ill)).spec.bindings ?? [];
-    expect(bound.filter(({ model }) => ['red', 'green'].includes(model))).toEqual([]);
+    await untilGpu('n1', ill, 'has no binding of theirs', ({ spec }) =>
+      (spec.bindings ?? []).every(({ model }) => !['red', 'green'].includes(model)),
+    );
     await healGpu('n1', ill);
     await untilGpu('n1', ill, 'is Healthy', ({ status }) => status?.health === 'Healthy');
     await untilBooksAgree('n1', other);
