@@ -39,21 +39,11 @@ it('when the leader’s pod is killed the other leads, and a new Model is deploy
 
 /** What the API server says to `kubectl auth can-i` for a service account of the chart. */
 async function may(account: string, verb: string, resource: string, namespace: string): Promise<boolean> {
-  const { stdout } = await execa(
-    'kubectl',
-    [
-      ...[
-        'auth',
-        'can-i',
-        verb,
-        resource,
-        '--as',
-        `system:serviceaccount:${chartNamespace}:greenthread-${account}`,
-      ],
-      ...['-n', namespace],
-    ],
-    { reject: false },
-  );
+  // `pods/exec` would be read as a pod of that name.
+  const [kind, subresource] = resource.split('/') as [string, string | undefined];
+  const words = ['auth', 'can-i', verb, kind, ...(subresource ? ['--subresource', subresource] : [])];
+  const as = `system:serviceaccount:${chartNamespace}:greenthread-${account}`;
+  const { stdout } = await execa('kubectl', [...words, '--as', as, '-n', namespace], { reject: false });
   return stdout.trim() === 'yes';
 }
 
@@ -94,6 +84,7 @@ describe('rights', () => {
     ['controller', 'watch', 'models.greenthread.ai', 'default'],
     ['controller', 'create', 'pods', 'default'],
     ['controller', 'create', 'jobs.batch', chartNamespace],
+    ['controller', 'patch', 'models.greenthread.ai/status', 'default'],
   ];
   it('agent and controller read no Secret and change nothing that is not theirs', async () => {
     const wrong: string[] = [];

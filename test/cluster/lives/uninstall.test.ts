@@ -9,15 +9,21 @@ import { atEnd, deploy, untilReady } from './deploying.ts';
 
 const modelName = 'Qwen/Qwen2.5-0.5B-Instruct';
 
+const install = async (): Promise<void> =>
+  installChart(await upCluster(['--gpus', process.env.GREENTHREAD_TEST_GPUS ?? 'a40:2,t4:1']), {
+    simulated: true,
+  });
+
 it('helm uninstall takes finalizers off and leaves CRDs and Models; an install finds them again', async (test) => {
+  let isInstalled = true;
   atEnd(test, async () => {
-    const gpusAsked = process.env.GREENTHREAD_TEST_GPUS ?? 'a40:2,t4:1';
-    await installChart(await upCluster(['--gpus', gpusAsked]), { simulated: true });
+    if (!isInstalled) await install();
     await deleteModels('goes', 'stays');
   });
   for (const name of ['goes', 'stays']) await deploy(test, name, { modelName, vramPerGPU: '2Gi' });
   for (const name of ['goes', 'stays']) await untilReady(name);
 
+  isInstalled = false;
   await execa('helm', ['uninstall', 'greenthread', '--namespace', chartNamespace, '--wait']);
   expect(await kubectl('get', 'crd', 'models.greenthread.ai', 'gpus.greenthread.ai', '-o', 'name')).toContain(
     'models.greenthread.ai',
@@ -31,9 +37,8 @@ it('helm uninstall takes finalizers off and leaves CRDs and Models; an install f
   expect(await getModel('goes')).toBeNull();
   await until('its pod is collected with it', async () => (await podsOf('goes')).length === 0);
 
-  await installChart(await upCluster(['--gpus', process.env.GREENTHREAD_TEST_GPUS ?? 'a40:2,t4:1']), {
-    simulated: true,
-  });
+  await install();
+  isInstalled = true;
   await untilReady('stays');
   expect((await getModel('stays'))!.metadata.finalizers).toEqual(['greenthread.ai/cleanup']);
   await until('the GPUs are as they were', async () => {
