@@ -236,6 +236,13 @@ export async function deletePod(name: string, namespace: string, graceSeconds: n
   );
 }
 
+/** Processes end while they are looked at: what a program says of that is no pid. */
+const numbersOf = (text: string): number[] =>
+  text
+    .split('\n')
+    .filter((line) => /^\d+$/.test(line))
+    .map(Number);
+
 /** Pids, in the node's box, of an engine of the pod; the launcher is another process. */
 export async function enginePids(nodeName: string, podUid: string): Promise<number[]> {
   const pattern = podUid.replaceAll('-', '[-_]');
@@ -244,7 +251,7 @@ export async function enginePids(nodeName: string, podUid: string): Promise<numb
     `for pid in $(grep -al vllm.entrypoints /proc/[0-9]*/cmdline 2>/dev/null | cut -d/ -f3); do
 grep -qa launcher.py /proc/$pid/cmdline && continue; grep -q '${pattern}' /proc/$pid/cgroup 2>/dev/null && echo $pid; done; true`,
   );
-  return text.split('\n').filter(Boolean).map(Number);
+  return numbersOf(text);
 }
 
 /** Pids, in the node's box, of processes of a pod whose command line holds the text. */
@@ -255,7 +262,7 @@ export async function podPids(nodeName: string, podUid: string, text: string): P
     `for pid in $(grep -al '${text}' /proc/[0-9]*/cmdline 2>/dev/null | cut -d/ -f3); do
 grep -q '${pattern}' /proc/$pid/cgroup 2>/dev/null && echo $pid; done; true`,
   );
-  return found.split('\n').filter(Boolean).map(Number);
+  return numbersOf(found);
 }
 
 export const kill9 = (nodeName: string, pids: number[]): Promise<string> => {
