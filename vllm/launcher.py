@@ -326,6 +326,8 @@ class Launcher:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.events: "queue.SimpleQueue[Callable[[], None]]" = queue.SimpleQueue()
+        # Kept, or they would be closed with their last name.
+        self.signal_pipe: Optional[Tuple[socket.socket, socket.socket]] = None
         self.timers: Dict[str, Tuple[float, Callable[[], None]]] = {}  # ask, start, smi, stop, end
         self.floor = RestartFloor()
         self.connection: Optional[socket.socket] = None
@@ -345,10 +347,7 @@ class Launcher:
         """Until the pod ends; then this process may exit 0."""
         link = Link(self.settings.grant_socket, self.events.put)
         link.connected, link.line, link.lost = self._connected, self._line, self._lost
-        # SimpleQueue.put may be called from a signal handler, also while `get` waits.
-        signal.signal(signal.SIGCHLD, lambda *_: self.events.put(self._reap))
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self.events.put(self._begin_ending))
+        self._listen_for_signals()
         threading.Thread(target=link.run, daemon=True).start()
         while not self.done:
             due = min((at for at, _ in self.timers.values()), default=None)
@@ -361,6 +360,25 @@ class Launcher:
                 if at <= now and self.timers.get(name) == (at, action):
                     del self.timers[name]
                     action()
+
+    def _listen_for_signals(self) -> None:
+        """By a pipe that the interpreter writes to at once: a handler in Python runs only when the main thread next does
+        something, and one that came just before `get` began to wait would lie there for as long as nothing else happens."""
+        actions = {signal.SIGCHLD: self._reap, signal.SIGTERM: self._begin_ending, signal.SIGINT: self._begin_ending}
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        self.signal_pipe = (reader, writer)
+
+        def listen() -> None:
+            while True:
+                for number in reader.recv(64):
+                    if number in actions:
+                        self.events.put(actions[signal.Signals(number)])
+
+        threading.Thread(target=listen, daemon=True).start()
+        for number in actions:
+            signal.signal(number, lambda *_: None)
 
     def _after(self, name: str, seconds: float, action: Callable[[], None]) -> None:
         self.timers[name] = (time.monotonic() + seconds, action)
