@@ -88,6 +88,8 @@ async function upgrade(...values: string[]): Promise<void> {
     ...['upgrade', 'greenthread', join(repository, 'helm/greenthread'), '--namespace', chartNamespace],
     ...['--reuse-values', ...values.flatMap((value) => ['--set', value])],
   ]);
+  // Only the controllers that this upgrade starts know what it says.
+  await kubectl('rollout', 'status', 'deployment/greenthread-controller', '-n', chartNamespace);
 }
 
 it('a gated model without a token says which value to set; with the token it comes up, and the token is seen nowhere', async (test) => {
