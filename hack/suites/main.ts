@@ -47,7 +47,7 @@ async function main(args: string[]): Promise<number> {
   for (const name of chosen) {
     const began = Date.now();
     console.log(`\n== ${name}: ${suites[name]?.what}`);
-    const result = await suites[name]!.run(sizes);
+    const result = await suites[name]!.run(sizes, named.length === 0);
     passed += result.passed;
     failed += result.failed;
     console.log(
