@@ -48,11 +48,13 @@ function mayRelease(step: Step, replica: Replica): boolean {
   return isDue(step, Math.max(sinceMs, replica.detachedAtMs) + endWithoutSidecarMs);
 }
 
-/** Ends a pod that has nothing to end and whose launcher does not know of it. */
+/** Ends a pod that has no engine to end and where nobody says that it ends. */
 function endUnsaid(step: Step, replica: Replica): void {
-  if (!replica.listed || !replica.deleting || replica.ending) return;
-  if (replica.launcher !== 'connected' || hasEngine(replica)) return;
-  if (isDue(step, replica.deletingSinceMs + endUnsaidMs)) onLauncherEnding(step, replica);
+  if (!replica.listed || !replica.deleting || replica.ending || hasEngine(replica)) return;
+  if (replica.launcher !== 'connected' && !replica.attached) return;
+  if (!isDue(step, replica.deletingSinceMs + endUnsaidMs)) return;
+  replica.ending = { sinceMs: step.now, endSent: false, drained: false, released: false };
+  step.changed = true;
 }
 
 /** Tells the sidecar, waits for it within the grace, then releases the launcher, if possible not beside a boot. */

@@ -80,8 +80,8 @@ export const apiGraceMs = 10_000;
 /** A pod that ends: how long a sidecar may be away before its launcher is released. */
 export const endWithoutSidecarMs = 3_000;
 /**
- * A pod without an engine that is deleted and whose launcher says nothing of its end: its SIGTERM came before the launcher,
- * as process 1, could hear it, and comes only once.
+ * A pod without an engine that is deleted and whose launcher says nothing of its end: SIGTERM came before launcher or sidecar,
+ * each process 1 of its container, could hear it, and comes only once.
  */
 export const endUnsaidMs = 2_000;
 /** How long an end waits for a boot on the same GPU, whose engine asserts that free memory does not grow. */

@@ -82,6 +82,19 @@ describe('sidecar/main.ts', () => {
     rmSync(dir, { recursive: true });
   });
 
+  it('told by the agent that the pod ends, leaves once drained though no SIGTERM comes', async () => {
+    const dir = mkdtempSync(join(tmpdir(), 'gt-main-'));
+    const agent = new FakeAgent(join(dir, 'agent.sock'), { state: 'PENDING' });
+    await agent.listen();
+    const { exit } = start({ ...environmentOf(dir, {}), GREENTHREAD_GRACE_SECONDS: '1' });
+    await until('it is attached', () => agent.hellos.length > 0);
+    agent.say({ end: { graceMs: 60_000 } });
+    expect(await exit).toBe(0);
+    expect(agent.heard.some(({ ending }) => ending?.drained)).toBe(true);
+    agent.close();
+    rmSync(dir, { recursive: true });
+  });
+
   it('cuts what still runs when the grace is over, and never as a clean end', async () => {
     const dir = mkdtempSync(join(tmpdir(), 'gt-main-'));
     const agent = new FakeAgent(join(dir, 'agent.sock'), { state: 'SERVING' });

@@ -281,6 +281,17 @@ describe('the end of a pod', () => {
     expect(node.sent('release-launcher')).toEqual(releases);
   });
 
+  it('that is deleted before its launcher ever spoke is told to its sidecar', () => {
+    const node = rivals().add('waits');
+    node.send({ type: 'launcher-gone', podUid: 'waits' });
+    node.pod('waits').deleting = true;
+    node.sendLists();
+    node.pass(1_999);
+    expect(node.sent('end')).toEqual([]);
+    node.pass(1);
+    expect(node.sent('end')).toEqual(['waits']);
+  });
+
   it('waits for a boot beside it, 10 s at most', () => {
     const node = new ScenarioNode(1)
       .start()
