@@ -70,6 +70,11 @@ export const paths = {
   podInside: '/run/greenthread/pod',
   /** On the node and in pods alike: weights. */
   models: '/mnt/models',
+  /** On the node, a tmpfs: staged weights and engines' images (docs/weights.md). */
+  poolOnNode: '/dev/shm/greenthread',
+  /** Inside an engine's container: the pool, read-only, and the pod's own folder of it, writable. */
+  poolInside: '/run/greenthread/pool',
+  imageInside: '/run/greenthread/image',
   /** In the engine's container: launcher and plug-in, put there by an init container. */
   launcherInside: '/greenthread',
 } as const;
