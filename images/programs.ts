@@ -11,8 +11,12 @@ import { build } from 'esbuild';
 
 const repository = fileURLToPath(new URL('..', import.meta.url));
 const programs = ['agent', 'controller', 'sidecar', 'converter'];
-/** By name in the image. proto/link.ts looks for link.proto beside the file it is bundled into. */
-const beside = { 'link.proto': 'proto/link.proto', 'launcher.py': 'vllm/launcher.py' };
+/** By name in the image. proto/*.ts look for their .proto beside the file they are bundled into. */
+const beside = {
+  'link.proto': 'proto/link.proto',
+  'weights.proto': 'proto/weights.proto',
+  'launcher.py': 'vllm/launcher.py',
+};
 /** Packages written for require() find it under this name in a module. */
 const requireBanner =
   "import { createRequire as greenthreadRequire } from 'node:module'; const require = greenthreadRequire(import.meta.url);";

@@ -1,0 +1,109 @@
+/** The words of weights.proto: the gthread form's manifest, its codec, and what must hold of one before it is believed. */
+import { readFileSync } from 'node:fs';
+import protobuf from 'protobufjs';
+import { modelFolder } from './names.ts';
+
+/** Version of the form on disk, in the folder's name as well: a reader finds its own version or nothing. */
+export const weightsVersion = 1;
+
+/** Names in a published folder of the form. */
+export const weightsFiles = { manifest: 'manifest.pb', weights: 'weights' } as const;
+
+/** A large page: tensors of this size and more begin on its boundary, and files are whole numbers of them. */
+export const largePageBytes = 2 * 1024 * 1024;
+/** Boundary of the smaller tensors, bytes. */
+export const smallAlignmentBytes = 256;
+/** What one hash covers, bytes. */
+export const weightsChunkBytes = 8 * 1024 * 1024;
+/** Bytes of one hash (xxh64). */
+export const chunkHashBytes = 8;
+
+/** Largest manifest.pb that is read, bytes: some 100 for each tensor, 8 for each 8 MiB. */
+export const manifestBytesMax = 256 * 1024 * 1024;
+
+export interface WeightsTensor {
+  name: string;
+  /** As safetensors writes it. */
+  dtype: string;
+  shape: number[];
+  /** In the file `weights`. */
+  offset: number;
+  bytes: number;
+}
+
+export interface WeightsSource {
+  path: string;
+  bytes: number;
+  /** Hex. */
+  sha256: string;
+}
+
+export interface WeightsManifest {
+  version: number;
+  modelName: string;
+  commit: string;
+  /** Length of the file `weights`. */
+  bytes: number;
+  chunkBytes: number;
+  /** chunkHashBytes for each chunk, little-endian. */
+  chunkHashes: Uint8Array;
+  tensors: WeightsTensor[];
+  sources: WeightsSource[];
+}
+
+/** Folder of a commit's gthread form under the models path: `org--name/<commit>.gthread-1`. */
+export const gthreadFolder = (modelName: string, commit: string): string =>
+  `${modelFolder(modelName)}/${commit}.gthread-${weightsVersion}`;
+
+/** The boundary that a tensor of that size begins on, bytes. */
+export const alignmentOf = (bytes: number): number =>
+  bytes >= largePageBytes ? largePageBytes : smallAlignmentBytes;
+
+/** `bytes` rounded up to a multiple of `to`. */
+export const alignUp = (bytes: number, to: number): number => Math.ceil(bytes / to) * to;
+
+const schema = protobuf.parse(readFileSync(new URL('./weights.proto', import.meta.url), 'utf8')).root;
+const type = schema.lookupType('greenthread.weights.v1.Manifest');
+
+export const encodeManifest = (manifest: WeightsManifest): Buffer =>
+  Buffer.from(type.encode(type.fromObject(manifest)).finish());
+
+/**
+ * Reads manifest.pb. A later release's unknown fields do no harm.
+ * @throws Error naming the file's fault and the remedy: what is no manifest of this version, or does not hold together
+ */
+export function decodeManifest(bytes: Uint8Array): WeightsManifest {
+  let manifest: WeightsManifest;
+  try {
+    manifest = type.toObject(type.decode(bytes), { longs: Number, defaults: true }) as WeightsManifest;
+  } catch (error) {
+    throw new Error(`manifest.pb cannot be read (${(error as Error).message}): ${remedy}`);
+  }
+  const fault = manifestFault(manifest);
+  if (fault) throw new Error(`manifest.pb: ${fault}: ${remedy}`);
+  return manifest;
+}
+
+const remedy = 'delete the folder, the next conversion writes it again';
+
+/** Why a manifest must not be believed; null when it may be. */
+export function manifestFault(manifest: WeightsManifest): string | null {
+  const { version, bytes, chunkBytes, chunkHashes, tensors } = manifest;
+  if (version !== weightsVersion) return `version ${version}, not ${weightsVersion}`;
+  if (!Number.isSafeInteger(bytes) || bytes % largePageBytes !== 0)
+    return `${bytes} bytes are no whole pages`;
+  if (chunkBytes <= 0 || chunkBytes % largePageBytes !== 0)
+    return `chunks of ${chunkBytes} bytes are no whole pages`;
+  if (chunkHashes.length !== Math.ceil(bytes / chunkBytes) * chunkHashBytes)
+    return `${chunkHashes.length} bytes of hashes for ${bytes} bytes`;
+  let end = 0;
+  for (const tensor of tensors) {
+    if (!Number.isSafeInteger(tensor.offset) || !Number.isSafeInteger(tensor.bytes))
+      return `tensor ${tensor.name} is beyond 2^53`;
+    if (tensor.offset < end) return `tensor ${tensor.name} begins in the one before it`;
+    if (tensor.offset % alignmentOf(tensor.bytes) !== 0) return `tensor ${tensor.name} is not aligned`;
+    end = tensor.offset + tensor.bytes;
+    if (end > bytes) return `tensor ${tensor.name} ends beyond the file`;
+  }
+  return null;
+}

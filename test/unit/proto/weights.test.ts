@@ -1,0 +1,67 @@
+/** The gthread form's manifest: what goes in comes out, and what does not hold together is refused with its fault. */
+import { describe, expect, it } from 'vitest';
+import {
+  chunkHashBytes,
+  decodeManifest,
+  encodeManifest,
+  gthreadFolder,
+  largePageBytes,
+  type WeightsManifest,
+  weightsChunkBytes,
+} from '../../../proto/weights.ts';
+
+const mib = 1024 * 1024;
+const tensor = (name: string, offset: number, bytes: number) => ({
+  name,
+  dtype: 'BF16',
+  shape: [bytes / 2],
+  offset,
+  bytes,
+});
+const good: WeightsManifest = {
+  version: 1,
+  modelName: 'org/model',
+  commit: 'a'.repeat(40),
+  bytes: 12 * mib,
+  chunkBytes: weightsChunkBytes,
+  chunkHashes: Buffer.alloc(2 * chunkHashBytes, 7),
+  tensors: [tensor('embed', 0, 8 * mib), tensor('norm', 8 * mib, 512), tensor('head', 10 * mib, 2 * mib)],
+  sources: [{ path: 'model.safetensors', bytes: 11 * mib, sha256: 'b'.repeat(64) }],
+};
+
+describe('a manifest', () => {
+  it('comes out as it went in', () => {
+    expect(decodeManifest(encodeManifest(good))).toEqual(good);
+  });
+
+  it('keeps offsets beyond 2^32', () => {
+    const bytes = 600 * 2 ** 30;
+    const far = {
+      ...good,
+      bytes,
+      chunkHashes: Buffer.alloc((bytes / weightsChunkBytes) * chunkHashBytes),
+      tensors: [tensor('far', bytes - largePageBytes, largePageBytes)],
+    };
+    expect(decodeManifest(encodeManifest(far)).tensors[0]?.offset).toBe(bytes - largePageBytes);
+  });
+
+  it.each([
+    ['of another version', { version: 2 }, 'version 2'],
+    ['of a file that is no whole pages', { bytes: 12 * mib + 1 }, 'no whole pages'],
+    ['with chunks of nothing', { chunkBytes: 0 }, 'chunks of 0 bytes'],
+    ['with a hash too few', { chunkHashes: Buffer.alloc(chunkHashBytes) }, '8 bytes of hashes'],
+    ['with tensors that overlap', { tensors: [good.tensors[0]!, tensor('x', 0, 2)] }, 'x begins in the one'],
+    ['with a large tensor off its page', { tensors: [tensor('x', 256, 2 * mib)] }, 'x is not aligned'],
+    ['with a tensor beyond the file', { tensors: [tensor('x', 10 * mib, 4 * mib)] }, 'x ends beyond'],
+  ])('%s is refused', (_, change, fault) => {
+    expect(() => decodeManifest(encodeManifest({ ...good, ...change }))).toThrow(fault);
+  });
+
+  it('of other bytes is refused with the remedy', () => {
+    expect(() => decodeManifest(Buffer.from('{"v": 1}'))).toThrow('delete the folder');
+  });
+
+  it('lies beside the upstream files', () => {
+    expect(gthreadFolder('org/name', 'c0ffee')).toBe('org--name/c0ffee.gthread-1');
+  });
+});
