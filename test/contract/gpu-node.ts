@@ -1,58 +1,19 @@
 /** A simulated node for tests: GPUs in a folder of their own, the real binaries, real engine processes. */
-import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process';
-import { createHash } from 'node:crypto';
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
-import { homedir, tmpdir } from 'node:os';
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { Agent, type Dispatcher, request } from 'undici';
+import { cache, repository as root } from '../../hack/nodes/places.ts';
+import { gpuBinaries, python } from '../../hack/one-node/programs.ts';
 
 const run = promisify(execFile);
-const root = fileURLToPath(new URL('../..', import.meta.url));
-const buildMsMax = 120_000;
 const commandMsMax = 5_000;
 const untilMsMax = 8_000;
 const pollMs = 20;
 
-const cache =
-  process.env.GREENTHREAD_CACHE ??
-  join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'greenthread');
-
-/** The interpreter itself: a version manager's `python3` is a slow script. */
-export const python = execFileSync('python3', ['-c', 'import sys; print(sys.executable)'], {
-  encoding: 'utf8',
-}).trim();
-
-/** Folder with the Go binaries, built once for each state of hack/gpu. */
-export async function gpuBinaries(): Promise<string> {
-  const source = join(root, 'hack/gpu');
-  const hash = createHash('sha256');
-  for (const name of (readdirSync(source, { recursive: true }) as string[]).sort()) {
-    if (/\.(go|mod|sh|outline)$/.test(name) && !name.endsWith('_test.go'))
-      hash.update(name).update(readFileSync(join(source, name)));
-  }
-  const folder = join(cache, `gpu-sim-${hash.digest('hex').slice(0, 12)}`);
-  if (existsSync(join(folder, 'nvidia-smi'))) return folder;
-  mkdirSync(cache, { recursive: true });
-  const building = mkdtempSync(join(cache, 'gpu-sim-building-'));
-  await run(join(source, 'build.sh'), [building], { timeout: buildMsMax });
-  try {
-    renameSync(building, folder);
-  } catch {
-    rmSync(building, { recursive: true }); // another test file was first
-  }
-  return folder;
-}
+export { python } from '../../hack/one-node/programs.ts';
 
 export interface Answer {
   code: number;
