@@ -1,9 +1,12 @@
-import { defineConfig } from 'vitest/config';
+import { configDefaults, defineConfig } from 'vitest/config';
 
 export default defineConfig({
   test: {
     include: ['test/unit/**/*.test.ts', 'test/tidy/**/*.test.ts'],
+    exclude: [...configDefaults.exclude, '**/*-process.test.ts'],
     pool: 'threads',
+    // One set of modules for all files of a worker: loading them anew for each takes more time than the tests.
+    isolate: false,
     testTimeout: 10_000,
   },
 });

@@ -37,12 +37,15 @@ const sizeVariables = ({ seeds, requests }: Sizes): Record<string, string> => ({
   ...(requests !== undefined && { GREENTHREAD_TEST_REQUESTS: String(requests) }),
 });
 
+/** Side by side: none of them alone keeps two cores busy. */
 const unit = async (): Promise<Result> =>
   sum(
-    await step('types', 'tsc', []),
-    await step('lint and format', 'biome', ['check', '--error-on-warnings']),
-    await step('generated files', 'node', ['hack/generate/main.ts', '--check']),
-    await vitest('unit', ['--config', 'vitest.config.ts']),
+    ...(await Promise.all([
+      step('types', 'tsc', []),
+      step('lint and format', 'biome', ['check', '--error-on-warnings']),
+      step('generated files', 'node', ['hack/generate/main.ts', '--check']),
+      vitest('unit', ['--config', 'vitest.config.ts']),
+    ])),
   );
 
 const sim = (seeds: number): Promise<Result> =>
@@ -67,9 +70,13 @@ export const suites: Record<string, Suite> = {
     run: () => vitest('contract', ['--config', 'test/contract/vitest.config.ts']),
   },
   node: {
-    what: 'agent, launchers, sidecars and engines as processes of one node without Kubernetes',
+    what: 'each program as a process, then agent, launchers, sidecars and engines as one node without Kubernetes',
     gate: true,
-    run: () => vitest('node', ['--config', 'test/node/vitest.config.ts']),
+    run: async () =>
+      sum(
+        await vitest('processes', ['--config', 'test/unit/processes.config.ts']),
+        await vitest('node', ['--config', 'test/node/vitest.config.ts']),
+      ),
   },
   cluster: {
     what: 'everything on a real cluster with simulated GPUs, by name all of it (40 minutes); --seeds N, --requests N',
