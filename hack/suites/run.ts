@@ -2,6 +2,7 @@
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
 
 export interface Result {
@@ -40,6 +41,9 @@ interface VitestReport {
   numFailedTestSuites: number;
 }
 
+const retried = fileURLToPath(new URL('retried.ts', import.meta.url));
+const reporters = ['default', 'json', retried].map((reporter) => `--reporter=${reporter}`);
+
 /** Runs vitest and counts its tests from its JSON report; a run without a report is one failure. */
 export async function vitest(
   what: string,
@@ -50,17 +54,13 @@ export async function vitest(
   const folder = await mkdtemp(join(tmpdir(), 'greenthread-test-'));
   const file = join(folder, 'report.json');
   try {
-    const { exitCode } = await execa(
-      'vitest',
-      ['run', '--reporter=default', '--reporter=json', `--outputFile.json=${file}`, ...args],
-      {
-        preferLocal: true,
-        stdio: ['ignore', 'inherit', 'inherit'],
-        reject: false,
-        timeout: timeoutMs,
-        env,
-      },
-    );
+    const { exitCode } = await execa('vitest', ['run', ...reporters, `--outputFile.json=${file}`, ...args], {
+      preferLocal: true,
+      stdio: ['ignore', 'inherit', 'inherit'],
+      reject: false,
+      timeout: timeoutMs,
+      env,
+    });
     const report = JSON.parse(await readFile(file, 'utf8')) as VitestReport;
     const failed =
       report.numFailedTests +
