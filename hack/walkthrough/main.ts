@@ -8,16 +8,17 @@ import { converge, deploy, inference, remove, running, twoAwake } from './chapte
 import { check, failures, remark, title, type, until } from './shell.ts';
 import { update } from './updates.ts';
 
-const help = `usage: ./hack/demo [--keep] [--kubeconfig FILE [--values FILE]]
+const help = `usage: ./hack/demo [--keep] [--gpus TYPE:COUNT,...] [--kubeconfig FILE [--values FILE]]
   plays the deploy page (deploy, converge, verify, update, delete) on a real Kubernetes and checks what it promises
   --keep             leave the cluster running and say what to type next; otherwise no process stays
+  --gpus LIST        GPUs of the simulated nodes, as ./hack/cluster takes them; a40:2 when not given; the page's Models go to the a40s
   --kubeconfig FILE  use a cluster of your own with NVIDIA GPUs: the chart is installed there. Images must be where its
                      nodes can pull them; say so, and all else that differs, in --values FILE (helm values)
 without --kubeconfig it needs Linux and root: it starts a cluster with simulated GPUs in namespaces of this machine`;
 
 const nextEngine = imageNames.engine.replace(/:[^:]*$/, ':next');
-/** GPUs of the demo's node, as ./hack/cluster takes them. */
-const gpus = 'a40:2';
+/** The page's Models land on this node's GPUs. */
+const gpusDefault = 'a40:2';
 
 function options() {
   const { values } = parseArgs({
@@ -26,14 +27,17 @@ function options() {
       help: { type: 'boolean', default: false },
       kubeconfig: { type: 'string' },
       values: { type: 'string' },
+      gpus: { type: 'string' },
     },
   });
+  if (values.gpus && values.kubeconfig)
+    throw new Error('--gpus is for simulated nodes: a cluster of your own has GPUs');
   if (values.values && !values.kubeconfig)
     throw new Error('--values goes with --kubeconfig: the demo’s own cluster has its own');
   return values;
 }
 
-async function ownCluster(): Promise<Cluster> {
+async function ownCluster(gpus: string): Promise<Cluster> {
   title('A cluster on this machine');
   const cluster = await upCluster(['--gpus', gpus]);
   await startHub(cluster);
@@ -79,8 +83,8 @@ kubectl apply -f examples/…       # a Model of your own
 }
 
 async function play(): Promise<void> {
-  const { keep, kubeconfig, values } = options();
-  const cluster = kubeconfig ? foreignCluster(kubeconfig) : await ownCluster();
+  const { keep, kubeconfig, values, gpus = gpusDefault } = options();
+  const cluster = kubeconfig ? foreignCluster(kubeconfig) : await ownCluster(gpus);
   Object.assign(process.env, cluster.env);
   try {
     await install(cluster, values, !kubeconfig);
