@@ -86,6 +86,8 @@ export function kubeletConfig(node: string, clientCA: string): string {
       imageGCHighThresholdPercent: 100,
       imageGCLowThresholdPercent: 99,
       serializeImagePulls: false,
+      // A changed Secret reaches its pod at the next sync (the default is a minute).
+      syncFrequency: '10s',
       nodeStatusUpdateFrequency: '2s',
       nodeLeaseDurationSeconds: 8,
     },
