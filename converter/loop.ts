@@ -115,7 +115,7 @@ async function fetchCommit(run: Run, commit: string): Promise<{ manifest: Manife
       bytes: left.bytes,
       totalBytes: left.totalBytes,
     });
-    const progress = new Progress(run.print, left.totalBytes, left.haveBytes);
+    const progress = new Progress(run.print, { state: 'Fetching', ...left });
     const onBytes = (bytes: number): void => {
       progress.add(bytes, Date.now());
       run.onReceived?.(Math.max(bytes, 0));

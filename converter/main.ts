@@ -1,11 +1,13 @@
 /**
- * The fetch Job: `node converter/main.ts fetch`. Environment: MODEL_NAME, REVISION (main), MODELS_DIR (/mnt/models),
- * HF_ENDPOINT (https://huggingface.co), HF_TOKEN, TERMINATION_LOG (/dev/termination-log). Exit code 0 when the files are
- * published, 1 when not, 2 for a wrong command; the termination message is one line of JSON (act/report.ts).
+ * The Job of a Model's files: `node converter/main.ts fetch`, or `convert`, which fetches first and then writes the gthread
+ * form. Environment: MODEL_NAME, REVISION (main), MODELS_DIR (/mnt/models), HF_ENDPOINT (https://huggingface.co), HF_TOKEN,
+ * TERMINATION_LOG (/dev/termination-log). Exit code 0 when all is published, 1 when not, 2 for a wrong command; the
+ * termination message is one line of JSON (act/report.ts).
  */
 import { createLog, errorText } from '#platform/log.ts';
 import { makeCollector } from './act/memory.ts';
 import { failureMessage, successMessage, writeTermination } from './act/report.ts';
+import { convertFetched } from './conversion.ts';
 import { FetchFailure, judgeError } from './decide/failures.ts';
 import { readSettings } from './decide/settings.ts';
 import { fetchRevision } from './loop.ts';
@@ -31,8 +33,9 @@ function failureOf(error: unknown): FetchFailure {
 }
 
 async function main(): Promise<void> {
-  if (process.argv[2] !== 'fetch' || process.argv.length > 3) {
-    log.error('usage: node converter/main.ts fetch (settings come from the environment)');
+  const [command, ...more] = process.argv.slice(2);
+  if ((command !== 'fetch' && command !== 'convert') || more.length > 0) {
+    log.error('usage: node converter/main.ts fetch|convert (settings come from the environment)');
     process.exitCode = 2;
     return;
   }
@@ -41,18 +44,23 @@ async function main(): Promise<void> {
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => stop.abort());
   try {
     const settings = readSettings(process.env);
-    const fetched = await fetchRevision({
+    const options = {
       settings,
       log: log.with({ model: settings.modelName }),
       signal: stop.signal,
-      onReceived: makeCollector(),
-      print: (line) => void process.stdout.write(line),
-    });
-    log.info('published', { ...fetched });
+      print: (line: string) => void process.stdout.write(line),
+    };
+    const fetched = await fetchRevision({ ...options, onReceived: makeCollector() });
+    const { gthread: _, ...published } = fetched;
+    options.log.info('published', published);
+    if (command === 'convert') {
+      fetched.gthread = await convertFetched(options, fetched);
+      options.log.info('converted', { ...fetched.gthread });
+    }
     end(successMessage(fetched), 0);
   } catch (error) {
     const failure = failureOf(error);
-    log.error('the fetch failed', { reason: failure.reason, detail: failure.message });
+    log.error(`the ${command} failed`, { reason: failure.reason, detail: failure.message });
     end(failureMessage(failure), 1);
   }
 }

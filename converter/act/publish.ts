@@ -7,16 +7,16 @@ import type { WantedFile } from '../decide/files.ts';
 import { type Manifest, manifestName } from '../decide/manifest.ts';
 import type { Places } from '../decide/places.ts';
 
-async function syncFolder(path: string): Promise<void> {
+export async function syncFolder(path: string): Promise<void> {
   const handle = await open(path, 'r');
   await handle.sync().finally(() => handle.close());
 }
 
 /** Writes a file so that after a power cut it is whole or not there. */
-async function writeDurably(path: string, text: string): Promise<void> {
+export async function writeDurably(path: string, content: string | Uint8Array): Promise<void> {
   await mkdir(dirname(path), { recursive: true });
   const temporary = `${path}.new`;
-  await writeFile(temporary, text, { mode: 0o644, flush: true });
+  await writeFile(temporary, content, { mode: 0o644, flush: true });
   await rename(temporary, path);
   await syncFolder(dirname(path));
 }

@@ -15,21 +15,41 @@ export interface Fetched {
   files: number;
   /** Files that this run downloaded. */
   downloaded: number;
+  /** The same weights in the gthread form, where that was asked for. */
+  gthread?: Converted;
 }
+
+export interface Converted {
+  /** The published folder. */
+  path: string;
+  /** Of its file `weights`. */
+  bytes: number;
+  tensors: number;
+  /** Bytes that this run wrote. */
+  written: number;
+}
+
+/** What the bytes are counts of: `Converting` of the form's, which are more than the files'. */
+export type ProgressState = 'Fetching' | 'Converting';
 
 export class Progress {
   private bytes: number;
   /** Downloaded by this run. */
   private files = 0;
+  private readonly state: ProgressState;
   private readonly totalBytes: number;
   private readonly write: (line: string) => void;
   private lastMs = Number.NEGATIVE_INFINITY;
 
-  /** @param write takes one line; @param haveBytes there before this run */
-  constructor(write: (line: string) => void, totalBytes: number, haveBytes: number) {
+  /** @param write takes one line; @param start `haveBytes` are there before this run */
+  constructor(
+    write: (line: string) => void,
+    start: { state: ProgressState; totalBytes: number; haveBytes: number },
+  ) {
     this.write = write;
-    this.totalBytes = totalBytes;
-    this.bytes = haveBytes;
+    this.state = start.state;
+    this.totalBytes = start.totalBytes;
+    this.bytes = start.haveBytes;
   }
 
   add(bytes: number, nowMs: number): void {
@@ -43,8 +63,8 @@ export class Progress {
 
   print(nowMs: number): void {
     this.lastMs = nowMs;
-    const { bytes, totalBytes, files } = this;
-    this.write(`${JSON.stringify({ type: 'progress', bytes, totalBytes, files })}\n`);
+    const { state, bytes, totalBytes, files } = this;
+    this.write(`${JSON.stringify({ type: 'progress', state, bytes, totalBytes, files })}\n`);
   }
 }
 

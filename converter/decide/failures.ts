@@ -13,6 +13,8 @@ export type FailureReason =
   | 'RateLimited'
   | 'BadListing'
   | 'NoWeights'
+  | 'NotConvertible'
+  | 'BadWeights'
   | 'ChecksumMismatch'
   | 'NoSpace'
   | 'DiskFailed'
@@ -145,6 +147,14 @@ const diskCodes = [
   'EMFILE',
   'ENFILE',
   'EXDEV',
+  'ENOENT',
+  'EEXIST',
+  'ENOTEMPTY',
+  'EBUSY',
+  'EBADF',
+  'EINVAL',
+  'EFBIG',
+  'ESTALE',
 ];
 
 /**

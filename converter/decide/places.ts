@@ -1,12 +1,18 @@
 /** Where one model's files lie under the models path. */
 import { join } from 'node:path';
 import { modelFolder } from '#proto/names.ts';
+import { gthreadFolder } from '#proto/weights.ts';
+
+/** Folder of all that is on its way, under the models path. */
+export const incomingName = '.incoming';
 
 export interface Places {
   /** `<models>/<folder>`: published commits and refs. */
   model: string;
   /** `<models>/.incoming/<folder>`: commits on their way. */
   incoming: string;
+  /** `<models>/.incoming/<folder>.gthread`: conversions on their way. */
+  converting: string;
   lock: string;
   /** Which commit a revision was when last asked for. */
   ref: string;
@@ -19,8 +25,13 @@ export function placesOf(modelsDir: string, modelName: string, revision: string)
   const model = join(modelsDir, folder);
   return {
     model,
-    incoming: join(modelsDir, '.incoming', folder),
-    lock: join(modelsDir, '.incoming', `${folder}.lock`),
+    incoming: join(modelsDir, incomingName, folder),
+    converting: join(modelsDir, incomingName, `${folder}.gthread`),
+    lock: join(modelsDir, incomingName, `${folder}.lock`),
     ref: join(model, 'refs', encodeURIComponent(revision)),
   };
 }
+
+/** `<models>/<folder>/<commit>.gthread-1`. */
+export const formFolder = (modelsDir: string, modelName: string, commit: string): string =>
+  join(modelsDir, gthreadFolder(modelName, commit));

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createLog } from '#platform/log.ts';
 import type { Fetched } from '../../../converter/act/report.ts';
+import { convertFetched } from '../../../converter/conversion.ts';
 import { readSettings } from '../../../converter/decide/settings.ts';
 import { fetchRevision } from '../../../converter/loop.ts';
 import { type Hub, type HubOptions, startHub } from '../../../hack/hub/hub.ts';
@@ -19,12 +20,16 @@ export interface Bench {
   modelsDir: string;
   /** All that was logged or printed. */
   output: string[];
-  fetch(options?: {
-    env?: Record<string, string>;
-    signal?: AbortSignal;
-    onLine?: (line: string) => void;
-  }): Promise<Fetched>;
+  fetch(options?: RunOptions): Promise<Fetched>;
+  /** Fetches, then converts. */
+  convert(options?: RunOptions): Promise<Required<Fetched>>;
   close(): Promise<void>;
+}
+
+export interface RunOptions {
+  env?: Record<string, string>;
+  signal?: AbortSignal;
+  onLine?: (line: string) => void;
 }
 
 const open: Bench[] = [];
@@ -40,23 +45,28 @@ export async function bench(
   if (options.config) writeFileSync(join(files, id, '.hub.json'), JSON.stringify(options.config));
   const hub = await startHub({ files, pageSize: 2, ...options.hub });
   const output: string[] = [];
+  const runOf = ({ env, signal, onLine }: RunOptions) => ({
+    settings: readSettings({ HF_ENDPOINT: hub.url, MODEL_NAME: id, MODELS_DIR: modelsDir, ...env }),
+    log: createLog('converter', 'debug', (line) => void output.push(line)),
+    signal: signal ?? new AbortController().signal,
+    print: (line: string) => {
+      output.push(line);
+      onLine?.(line);
+    },
+    backoffMs: 2,
+    lockPollMs: 20,
+  });
   const made: Bench = {
     hub,
     source: join(files, id),
     modelsDir,
     output,
-    fetch: ({ env, signal, onLine } = {}) =>
-      fetchRevision({
-        settings: readSettings({ HF_ENDPOINT: hub.url, MODEL_NAME: id, MODELS_DIR: modelsDir, ...env }),
-        log: createLog('converter', 'debug', (line) => void output.push(line)),
-        signal: signal ?? new AbortController().signal,
-        print: (line) => {
-          output.push(line);
-          onLine?.(line);
-        },
-        backoffMs: 2,
-        lockPollMs: 20,
-      }),
+    fetch: (run = {}) => fetchRevision(runOf(run)),
+    convert: async (run = {}) => {
+      const options = runOf(run);
+      const fetched = await fetchRevision(options);
+      return { ...fetched, gthread: await convertFetched(options, fetched) };
+    },
     close: async () => {
       await hub.close();
       rmSync(folder, { recursive: true, force: true });
