@@ -141,10 +141,14 @@ export function countChosenRestart(step: Step, replica: Replica, text: string): 
   replica.failureLine = '';
 }
 
-/** The last line that says something, bounded. */
-export function lastLine(tail: string): string {
-  const lines = tail.split('\n').map((line) => line.trim());
-  return (lines.findLast((line) => line !== '') ?? '').slice(-tailCharactersMax);
+/**
+ * The line of an engine's last output that tells why it ended, bounded: the last that speaks of an error, else the last.
+ * The launcher reads stdout and stderr side by side, so an idle remark of the one may follow the other's last words.
+ */
+export function tellingLine(tail: string): string {
+  const lines = tail.split('\n').flatMap((line) => line.trim() || []);
+  const telling = lines.findLast((line) => /error|exception|fatal|out of memory|killed/i.test(line));
+  return (telling ?? lines.at(-1) ?? '').slice(-tailCharactersMax);
 }
 
 /** FAILED for clients while it has no engine and has failed too often; the boots go on with their pauses. */
@@ -165,7 +169,7 @@ export function onExited(step: Step, replica: Replica, event: ArbiterEvent & { t
   if (!hasEngine(replica)) return;
   const how = event.signal ?? `code ${event.code ?? 'unknown'}`;
   if (!expected) {
-    const line = lastLine(event.tail);
+    const line = tellingLine(event.tail);
     const message = `the engine of ${replica.model} ended while ${replica.phase}, ${how}`;
     countFailure(step, replica, how, line);
     explain(step, replica, 'EngineExited', line ? `${message}: ${line}` : message, 'warn');
