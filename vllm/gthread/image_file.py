@@ -1,0 +1,172 @@
+"""Writes an image once, finds it, maps it read-only, checks it.
+
+Each storage carries a blake3: of the hashes that vLLM already brings along it is the fastest here (several GB/s a core, where the
+standard library's sha256 and blake2b stay near one), and it is cryptographic.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from blake3 import blake3
+
+from . import memory
+from .image_layout import (
+    HASH_BYTES,
+    ImageError,
+    Layout,
+    StoragePlace,
+    data_start,
+    decode_index,
+    encode_head,
+    encode_index,
+    index_start,
+    read_head,
+)
+
+# At once from a storage to the file: large enough for the disk's sake, small enough to be still in a cache when it is hashed.
+CHUNK_BYTES = 16 * 1024 * 1024
+_PARTIAL = re.compile(r"\.(?P<pid>\d+)\.partial$")
+
+ReadStorage = Callable[[int], Iterable[memoryview]]
+"""Contents of the storage of that number, in pieces; a piece is done with when the next is asked for."""
+
+
+@dataclass
+class Image:
+    """A mapped, checked image. The mapping lives as long as the process: tensors may lie in it."""
+
+    path: Path
+    layout: Layout
+    facts: dict[str, object]
+    mapping: memory.Mapping
+    start: int
+
+    def address(self, storage: StoragePlace) -> int:
+        return self.mapping.address + self.start + storage.offset
+
+    @property
+    def run_address(self) -> int:
+        return self.mapping.address + self.start
+
+    def view(self, storage: StoragePlace) -> memoryview:
+        return self.mapping.view(self.start + storage.offset, storage.bytes)
+
+    def prefault(self) -> bool:
+        """Maps every page, so that a copy out of it meets no fault. @returns whether the kernel knows how"""
+        return memory.try_advise(self.run_address, self.layout.run_bytes, memory.MADV_POPULATE_READ)
+
+    def unmap_pages(self) -> None:
+        """From this process alone; the bytes stay where they are."""
+        memory.free_pages(self.mapping.address, self.mapping.bytes)
+
+
+def open_image(path: Path, verify: bool = True) -> Image:
+    """@param verify False only for one that this process has just written. @raises ImageError, OSError"""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(descriptor).st_size
+        length, digest = read_head(os.pread(descriptor, index_start(), 0), size)
+        index = os.pread(descriptor, length, index_start())
+        if blake3(index).digest() != digest:
+            raise ImageError(f"{path.name}: its index does not have the hash that it should")
+        layout, facts = decode_index(index, size)
+        mapping = memory.map_file(descriptor, size)
+    finally:
+        os.close(descriptor)
+    image = Image(path, layout, facts, mapping, data_start(length))
+    if verify:
+        for storage in layout.storages:
+            if _hash([image.view(storage)]) != storage.blake3:
+                mapping.close()
+                names = ", ".join(tensor.name for tensor in storage.tensors[:3])
+                raise ImageError(f"{path.name}: the bytes of {names} do not have the hash that they should")
+    return image
+
+
+def _hash(pieces: Iterable[memoryview]) -> str:
+    hasher = blake3()
+    for piece in pieces:
+        for at in range(0, len(piece), CHUNK_BYTES):
+            hasher.update(piece[at : at + CHUNK_BYTES])
+    return hasher.hexdigest()
+
+
+def find_image(folders: Iterable[Path | None], name: str) -> Path | None:
+    """The first folder that has it."""
+    for folder in folders:
+        if folder is not None and (folder / name).is_file():
+            return folder / name
+    return None
+
+
+def find_by_key(folders: Iterable[Path | None], key: str) -> list[Path]:
+    """All of that key, whatever their layout, in the folders' order."""
+    found: list[Path] = []
+    for folder in folders:
+        if folder is not None and folder.is_dir():
+            found += sorted(path for path in folder.iterdir() if path.name.startswith(f"{key}-") and path.suffix == ".image")
+    return found
+
+
+def write_image(folder: Path, name: str, layout: Layout, facts: dict[str, object], read: ReadStorage) -> Path:
+    """Under another name first, then linked to its own: who sees an image sees a whole one; the first of several writers wins.
+
+    @raises OSError, ENOSPC before anything is copied: the room is taken at once
+    """
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    remove_leftovers(folder)
+    unhashed = replace(layout, storages=tuple(replace(s, blake3="0" * 2 * HASH_BYTES) for s in layout.storages))
+    start = data_start(len(encode_index(unhashed, facts)))
+    partial = folder / f"{name}.{os.getpid()}.partial"
+    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, start + layout.data_bytes)
+        storages = []
+        for number, storage in enumerate(layout.storages):
+            digest = _hash(_written(descriptor, start + storage.offset, storage.bytes, read(number)))
+            storages.append(replace(storage, blake3=digest))
+        index = encode_index(replace(layout, storages=tuple(storages)), facts)
+        _write(descriptor, memoryview(encode_head(index, blake3(index).digest())), 0)
+        os.fchmod(descriptor, 0o444)
+        with contextlib.suppress(FileExistsError):
+            os.link(partial, folder / name)
+    finally:
+        os.close(descriptor)
+        partial.unlink(missing_ok=True)
+    return folder / name
+
+
+def _write(descriptor: int, data: memoryview, at: int) -> None:
+    while data:
+        done = os.pwrite(descriptor, data, at)
+        data, at = data[done:], at + done
+
+
+def _written(descriptor: int, at: int, length: int, pieces: Iterable[memoryview]) -> Iterator[memoryview]:
+    """Passes the pieces on once they are in the file."""
+    end = at + length
+    for piece in pieces:
+        for begin in range(0, len(piece), CHUNK_BYTES):
+            part = piece[begin : begin + CHUNK_BYTES]
+            if at + len(part) > end:
+                raise ImageError("a storage has more bytes than its place")
+            _write(descriptor, part, at)
+            at += len(part)
+            yield part
+    if at != end:
+        raise ImageError("a storage has fewer bytes than its place")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Partial images whose writer is gone."""
+    for path in folder.iterdir():
+        match = _PARTIAL.search(path.name)
+        if match and not Path(f"/proc/{match['pid']}").exists():
+            with contextlib.suppress(OSError):
+                path.unlink()

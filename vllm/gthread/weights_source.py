@@ -1,0 +1,90 @@
+"""Reads the gthread form: from the pool while the agent still fills it, else from disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from . import memory
+from .manifest import MANIFEST_BYTES_MAX, Manifest, ManifestError, Tensor, decode_manifest
+from .staging import Progress, StagingFailed
+
+
+def read_manifest(form: Path) -> Manifest:
+    """@raises ManifestError, FileNotFoundError"""
+    path = form / "manifest.pb"
+    if path.stat().st_size > MANIFEST_BYTES_MAX:
+        raise ManifestError(f"it has {path.stat().st_size} bytes")
+    return decode_manifest(path.read_bytes())
+
+
+class Staged:
+    """`weights` in the pool; a tensor is handed out once its bytes are there. @raises StagingFailed"""
+
+    def __init__(self, folder: Path, manifest: Manifest, progress: Progress | None = None) -> None:
+        self._progress = progress or Progress(folder)
+        self._mapping = _map_whole(folder / "weights", manifest.bytes)
+
+    def read(self, tensor: Tensor) -> memoryview:
+        self._progress.wait_for(tensor.offset + tensor.bytes)
+        return self._mapping.view(tensor.offset, tensor.bytes)
+
+
+class OnDisk:
+    def __init__(self, form: Path, manifest: Manifest) -> None:
+        try:
+            self._mapping = _map_whole(form / "weights", manifest.bytes)
+        except StagingFailed as error:
+            raise ManifestError(str(error)) from error
+
+    def read(self, tensor: Tensor) -> memoryview:
+        return self._mapping.view(tensor.offset, tensor.bytes)
+
+
+def _map_whole(path: Path, length: int) -> memory.Mapping:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StagingFailed(f"{path} cannot be opened: {error.strerror}") from error
+    try:
+        size = os.fstat(descriptor).st_size
+        # A page of a mapping beyond the file's end would be a SIGBUS.
+        if size != length:
+            raise StagingFailed(f"{path} has {size} bytes, its manifest says {length}")
+        return memory.map_file(descriptor, length)
+    finally:
+        os.close(descriptor)
+
+
+def tensors(
+    form: Path, staged: Path | None, manifest: Manifest, say: Callable[[str], None]
+) -> Iterator[tuple[Tensor, memoryview]]:
+    """In order of need. Mappings stay: what was handed out may be held for long.
+
+    @param staged None, or where the agent would have put them: no such folder means that it did not
+    """
+    source: Staged | OnDisk | None = None
+    if staged is not None and staged.is_dir():
+        try:
+            source = Staged(staged, manifest)
+            say(f"weights from {staged}")
+        except StagingFailed as error:
+            say(f"{error}: reading from disk")
+    for tensor in manifest.tensors:
+        if tensor.bytes == 0:
+            yield tensor, memoryview(b"")
+            continue
+        if isinstance(source, Staged):
+            try:
+                data = source.read(tensor)
+            except StagingFailed as error:
+                say(f"{error}: reading the rest from disk")
+                source = None
+            else:
+                yield tensor, data
+                continue
+        if source is None:
+            source = OnDisk(form, manifest)
+            say(f"weights from {form}")
+        yield tensor, source.read(tensor)
