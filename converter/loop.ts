@@ -1,5 +1,5 @@
 /** The fetch: revision → commit → what is left → downloads → published. Each step can be cut off and is gone on from. */
-import { mkdir } from 'node:fs/promises';
+import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Log } from '#platform/log.ts';
 import { download } from './act/download.ts';
@@ -105,6 +105,8 @@ async function fetchCommit(run: Run, commit: string): Promise<{ manifest: Manife
   const http = httpOf(run);
   try {
     const wanted = chooseFiles(await listCommit(http, commit), settings.modelName);
+    // What was converted of files that are not there any more may not be gone on from.
+    await rm(places.converting, { recursive: true, force: true });
     await unpublish(places, commit);
     await mkdir(folder, { recursive: true });
     const left = remaining(wanted, await inventory(folder, wanted));

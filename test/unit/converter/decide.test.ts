@@ -290,6 +290,7 @@ describe('the environment', () => {
     expect(placesOf('/mnt/models', 'org/m', 'refs/pr/1')).toEqual({
       model: '/mnt/models/org--m',
       incoming: '/mnt/models/.incoming/org--m',
+      converting: '/mnt/models/.incoming/org--m.gthread',
       lock: '/mnt/models/.incoming/org--m.lock',
       ref: '/mnt/models/org--m/refs/refs%2Fpr%2F1',
     });

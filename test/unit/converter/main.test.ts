@@ -122,7 +122,7 @@ describe.concurrent('the Job', () => {
     expect(Math.max(firstPeak, secondPeak)).toBeLessThan(rssMiBMax);
   });
 
-  it.each([[['convert']], [[]]])('with the words %j ends with 2', async (words) => {
+  it.each([[['convert', 'more']], [['stage']], [[]]])('with the words %j ends with 2', async (words) => {
     const one = await bench();
     expect(await job(one, {}, words).ended).toBe(2);
   });
