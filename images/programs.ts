@@ -3,20 +3,19 @@
  *
  *   node images/programs.ts FOLDER     writes them there
  */
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
-import { basename, join } from 'node:path';
+import { basename, dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 
 const repository = fileURLToPath(new URL('..', import.meta.url));
 const programs = ['agent', 'controller', 'sidecar', 'converter'];
-/** By name in the image. proto/*.ts look for their .proto beside the file they are bundled into. */
-const beside = {
-  'link.proto': 'proto/link.proto',
-  'weights.proto': 'proto/weights.proto',
-  'launcher.py': 'vllm/launcher.py',
-};
+/** By name in the image. Bundles look for these beside themselves. */
+const beside = { 'link.proto': 'proto/link.proto', 'weights.proto': 'proto/weights.proto' };
+/** What model pods copy into the engine's container (paths.launcherInside), as it lies in vllm/. */
+const engineFolder = 'engine';
+const forEngine = /^(launcher\.py|gthread\/[^/]+\.py|gthread-[^/]+\.dist-info\/[^/]+)$/;
 /** Packages written for require() find it under this name in a module. */
 const requireBanner =
   "import { createRequire as greenthreadRequire } from 'node:module'; const require = greenthreadRequire(import.meta.url);";
@@ -31,6 +30,9 @@ async function bundle(): Promise<Map<string, Uint8Array>> {
     splitting: true,
     // All in one folder: link.proto is looked for beside whichever file holds proto/link.ts.
     chunkNames: '[name]-[hash]',
+    assetNames: '[name]-[hash]',
+    // Compiled parts of packages (xxh64) are copied, and required where they lie.
+    loader: { '.node': 'copy' },
     write: false,
     platform: 'node',
     target: 'node24',
@@ -43,13 +45,27 @@ async function bundle(): Promise<Map<string, Uint8Array>> {
   return new Map(result.outputFiles.map(({ path, contents }) => [basename(path), contents]));
 }
 
-/** @returns contents by file name. @throws Error naming the program that does not bundle or the file that is missing */
+/** The launcher, the plug-in's package, and the .dist-info by which vLLM finds it. */
+function engineFiles(): Map<string, Uint8Array> {
+  const folder = join(repository, 'vllm');
+  const files = readdirSync(folder, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => relative(folder, join(entry.parentPath, entry.name)))
+    .filter((name) => forEngine.test(name))
+    .sort();
+  for (const part of ['launcher.py', 'gthread/', '.dist-info/entry_points.txt'])
+    if (!files.some((name) => name.includes(part))) throw new Error(`vllm/ lacks ${part}`);
+  return new Map(files.map((name) => [join(engineFolder, name), readFileSync(join(folder, name))]));
+}
+
+/** @returns contents by path under /app. @throws Error naming the program that does not bundle or the file that is missing */
 export async function programFiles(): Promise<Map<string, Uint8Array>> {
   const files = await bundle();
   for (const [name, source] of Object.entries(beside)) {
     if (!existsSync(join(repository, source))) throw new Error(`${source} is missing`);
     files.set(name, readFileSync(join(repository, source)));
   }
+  for (const [name, content] of engineFiles()) files.set(name, content);
   files.set('package.json', Buffer.from('{"type":"module"}\n'));
   return files;
 }
@@ -60,6 +76,8 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     console.error('usage: node images/programs.ts FOLDER');
     process.exit(2);
   }
-  await mkdir(folder, { recursive: true });
-  for (const [name, content] of await programFiles()) await writeFile(join(folder, name), content);
+  for (const [name, content] of await programFiles()) {
+    await mkdir(dirname(join(folder, name)), { recursive: true });
+    await writeFile(join(folder, name), content);
+  }
 }

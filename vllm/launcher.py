@@ -119,6 +119,12 @@ def read_settings(arguments: List[str], env: Mapping[str, str]) -> Settings:
     )
 
 
+def engine_environment(env: Mapping[str, str]) -> Dict[str, str]:
+    """With the plug-in, which lies beside this file, found first: what the image's own PYTHONPATH names stays found."""
+    paths = [os.path.dirname(os.path.abspath(__file__)), *filter(None, [env.get("PYTHONPATH")])]
+    return {**env, "PYTHONPATH": os.pathsep.join(paths)}
+
+
 @dataclass
 class RestartFloor:
     """The least time from an engine's end to the next ask, however fast the agent grants. Pure."""
@@ -511,8 +517,8 @@ class Launcher:
             return self._not_started("EngineSocketStuck", f"the old engine.sock cannot be removed: {error.strerror}")
         self.starts += 1
         try:
-            pipe, devnull = subprocess.PIPE, subprocess.DEVNULL
-            process = subprocess.Popen(command, stdin=devnull, stdout=pipe, stderr=pipe, start_new_session=True)
+            pipe, devnull, env = subprocess.PIPE, subprocess.DEVNULL, engine_environment(os.environ)
+            process = subprocess.Popen(command, stdin=devnull, stdout=pipe, stderr=pipe, start_new_session=True, env=env)
         except OSError as error:
             code = 127 if isinstance(error, FileNotFoundError) else 126  # as a shell reports them
             text = f"{command[0]} cannot be started: {error.strerror}. Check the engine's image (spec.vllmImage)."

@@ -13,6 +13,12 @@ const argumentsByType: Record<ModelType, readonly string[]> = {
   reranker: ['--runner', 'pooling'],
 };
 
+/** gthread's loader asks for its worker too, whose guard refuses to compute while weights are not in memory. */
+const argumentsByLoadFormat: Record<ModelSpec['loadFormat'], readonly string[]> = {
+  auto: [],
+  gthread: ['--load-format', 'gthread', '--worker-cls', 'gthread.worker.GThreadWorker'],
+};
+
 /** vLLM's share of a GPU: the spec's own, or the absolute size over the GPU's total, cut to 4 digits so as not to exceed it. */
 export function memoryShare(spec: ModelSpec, totalBytes: number): string {
   if (spec.vramPerGPU === '') return spec.gpuMemoryUtilization;
@@ -50,6 +56,7 @@ export function engineCommand(spec: ModelSpec, weightsPath: string, totalBytes: 
     ...(spec.quantization === '' ? [] : ['--quantization', spec.quantization]),
     ...(tensor > 1 ? ['--tensor-parallel-size', String(tensor)] : []),
     ...(pipeline > 1 ? ['--pipeline-parallel-size', String(pipeline)] : []),
+    ...argumentsByLoadFormat[spec.loadFormat],
     '--gpu-memory-utilization',
     memoryShare(spec, totalBytes),
     ...(byType.length > 0 && !names(spec, byType[0]!) ? byType : []),
@@ -68,3 +75,16 @@ export const engineEnvironment = [
   { name: 'USER', value: 'greenthread' },
   { name: 'LOGNAME', value: 'greenthread' },
 ] as const;
+
+/**
+ * Where the plug-in finds weights and images (docs/weights.md). The form's folder is that of proto/weights.ts; a unit test holds
+ * them together, since that module reads a file.
+ */
+export const weightsEnvironment = (spec: ModelSpec, weightsPath: string, engineHash: string) => [
+  { name: 'GREENTHREAD_POOL', value: paths.poolInside },
+  { name: 'GREENTHREAD_IMAGE_DIR', value: paths.imageInside },
+  { name: 'GREENTHREAD_ENGINE_HASH', value: engineHash },
+  ...(spec.loadFormat === 'gthread'
+    ? [{ name: 'GREENTHREAD_WEIGHTS', value: `${weightsPath}.gthread-1` }]
+    : []),
+];

@@ -1,6 +1,6 @@
-/** The Job that brings a Model's upstream files to a node's disk. */
+/** The Job that brings a Model's files to a node's disk, for gthread in that form too. */
 import { labels, paths } from '#proto/names.ts';
-import type { Model } from '../kubernetes.ts';
+import type { Job, Model } from '../kubernetes.ts';
 import { type ControllerSettings, components, partOf } from '../settings.ts';
 import { onNode, pullSecrets } from './container-rules.ts';
 
@@ -14,7 +14,7 @@ export function fetchJob(
   settings: ControllerSettings,
   model: Model,
   at: { name: string; node: string },
-): object {
+): Job & { spec: object } {
   const ours = {
     [labels.partOf]: partOf,
     [labels.component]: components.fetch,
@@ -29,7 +29,7 @@ export function fetchJob(
       labels: {
         ...ours,
         [labels.model]: model.metadata.name,
-        [labels.modelNamespace]: model.metadata.namespace,
+        [labels.modelNamespace]: model.metadata.namespace ?? '',
       },
     },
     spec: {
@@ -42,10 +42,12 @@ export function fetchJob(
           restartPolicy: 'Never',
           affinity: onNode(at.node),
           tolerations: [...settings.tolerations, ...model.spec.tolerations],
-          automountServiceAccountToken: false,
+          ...(settings.progress
+            ? { serviceAccountName: settings.progress.serviceAccount, automountServiceAccountToken: true }
+            : { automountServiceAccountToken: false }),
           enableServiceLinks: false,
           ...pullSecrets(settings.imagePullSecrets),
-          containers: [fetchContainer(settings, model)],
+          containers: [fetchContainer(settings, model, at.name)],
           volumes: [{ name: 'models', hostPath: { path: settings.modelsPath, type: 'DirectoryOrCreate' } }],
         },
       },
@@ -53,17 +55,26 @@ export function fetchJob(
   };
 }
 
-function fetchContainer(settings: ControllerSettings, model: Model): object {
+function fetchContainer(settings: ControllerSettings, model: Model, jobName: string): object {
   const { endpoint, secretName } = settings.huggingFace;
   return {
     name: 'fetch',
     image: settings.image,
     imagePullPolicy: settings.imagePullPolicy,
-    command: ['node', '/app/converter.js', 'fetch'],
+    command: ['node', '/app/converter.js', model.spec.loadFormat === 'gthread' ? 'convert' : 'fetch'],
     env: [
       { name: 'MODEL_NAME', value: model.spec.modelName },
       { name: 'REVISION', value: model.spec.revision },
       { name: 'MODELS_DIR', value: paths.models },
+      ...(settings.progress
+        ? [
+            {
+              name: 'PROGRESS_PATH',
+              value: `/api/v1/namespaces/${settings.namespace}/configmaps/${settings.progress.configMap}`,
+            },
+            { name: 'PROGRESS_KEY', value: jobName },
+          ]
+        : []),
       ...(endpoint === '' ? [] : [{ name: 'HF_ENDPOINT', value: endpoint }]),
       ...(secretName === ''
         ? []

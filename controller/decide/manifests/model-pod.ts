@@ -1,7 +1,9 @@
 /** The pod of one replica: launcher and sidecar beside the engine, on the node and GPUs of its placement. */
+import { basename } from 'node:path';
 import type { ModelSpec } from '#api/model.ts';
 import { parseDuration } from '#platform/duration.ts';
 import { annotations, labels, paths, podName, ports, serviceName, shortHash } from '#proto/names.ts';
+import { gthreadFolder } from '#proto/weights.ts';
 import { estimateBytes } from '../capacity.ts';
 import type { GpuBook } from '../cluster-view.ts';
 import { canonical } from '../difference.ts';
@@ -10,7 +12,7 @@ import { liveSettings } from '../live-settings.ts';
 import { rememberedBy } from '../remembered.ts';
 import { type ControllerSettings, components, ownAnnotations, partOf } from '../settings.ts';
 import { onNode, pullSecrets, restrictedContainer, restrictedPod } from './container-rules.ts';
-import { engineCommand, engineEnvironment } from './engine-command.ts';
+import { engineCommand, engineEnvironment, weightsEnvironment } from './engine-command.ts';
 import { apiKeysPath, podVolumes } from './pod-volumes.ts';
 
 /** Seconds beyond drainTimeout that a pod gets to end in: handing on the queue, ending the engine. */
@@ -94,6 +96,12 @@ const engineHash = (pod: ModelPod): string => {
   );
 };
 
+/** What the agent stages for this pod, and whether it stays. */
+const weightsNotes = ({ model: { spec }, weightsPath }: ModelPod): Record<string, string> => ({
+  [annotations.weights]: gthreadFolder(spec.modelName, basename(weightsPath)),
+  ...(spec.staging.pinned && { [annotations.weightsPinned]: 'true' }),
+});
+
 const smallestBytes = (gpus: GpuBook[]): number => Math.min(...gpus.map(({ totalBytes }) => totalBytes ?? 0));
 
 /** The whole pod, ready to be created. */
@@ -127,6 +135,7 @@ export function modelPod(pod: ModelPod): object {
         [annotations.podHash]: identity.podHash,
         [annotations.engineHash]: engineHash(pod),
         [ownAnnotations.specHash]: identity.specHash,
+        ...(spec.loadFormat === 'gthread' && weightsNotes(pod)),
       },
       ownerReferences: [ownerOf(model)],
     },
@@ -164,15 +173,16 @@ const fieldEnvironment = (name: string, fieldPath: string) => ({
   valueFrom: { fieldRef: { fieldPath } },
 });
 
-/** A copy by Node: our image may have no shell. */
-const copyFile = 'process.getBuiltinModule("node:fs").copyFileSync(...process.argv.slice(1))';
+/** A copy by Node, again if it must: our image may have no shell. */
+const copyFolder =
+  'process.getBuiltinModule("node:fs").cpSync(process.argv[1], process.argv[2], { recursive: true })';
 
 function launcherContainer(pod: ModelPod, volumeMounts: object[]): object {
   return {
     name: 'launcher',
     image: pod.settings.image,
     imagePullPolicy: pod.settings.imagePullPolicy,
-    command: ['node', '-e', copyFile, '/app/launcher.py', `${paths.launcherInside}/launcher.py`],
+    command: ['node', '-e', copyFolder, '/app/engine', paths.launcherInside],
     securityContext: restrictedContainer,
     resources: { requests: { cpu: '10m', memory: '32Mi' } },
     volumeMounts,
@@ -244,6 +254,7 @@ function engineContainer(pod: ModelPod, volumeMounts: object[], graceSeconds: nu
       { name: 'GREENTHREAD_VRAM_BYTES', value: String(estimateBytes(spec, smallestBytes(gpus))) },
       { name: 'GREENTHREAD_POD_DIR', value: paths.podInside },
       { name: 'GREENTHREAD_GRACE_SECONDS', value: String(graceSeconds) },
+      ...weightsEnvironment(spec, pod.weightsPath, engineHash(pod)),
       ...engineEnvironment,
     ],
     securityContext: restrictedContainer,

@@ -11,6 +11,11 @@ export const engineHome = '/home/greenthread';
 
 const podDirectory = { name: 'pod', mountPath: paths.podInside, subPathExpr: '$(POD_UID)' };
 const launcher = { name: 'launcher', mountPath: paths.launcherInside };
+/** The node's pool of weights to read, and the pod's own folder of it to write its image in (docs/weights.md). */
+const pool = [
+  { name: 'pool', mountPath: paths.poolInside, readOnly: true },
+  { name: 'pool', mountPath: paths.imageInside, subPathExpr: 'pods/$(POD_UID)' },
+];
 
 export function podVolumes(options: { modelsPath: string; apiKeysSecret: string }) {
   const { modelsPath, apiKeysSecret } = options;
@@ -19,6 +24,7 @@ export function podVolumes(options: { modelsPath: string; apiKeysSecret: string 
       { name: 'pod', hostPath: { path: paths.podsOnNode, type: 'DirectoryOrCreate' } },
       { name: 'launcher', emptyDir: {} },
       { name: 'models', hostPath: { path: modelsPath, type: 'DirectoryOrCreate' } },
+      { name: 'pool', hostPath: { path: paths.poolOnNode, type: 'DirectoryOrCreate' } },
       { name: 'home', emptyDir: {} },
       // Tensor parallel workers exchange tensors through /dev/shm; a container's own is 64 MiB.
       { name: 'shm', emptyDir: { medium: 'Memory' } },
@@ -34,6 +40,7 @@ export function podVolumes(options: { modelsPath: string; apiKeysSecret: string 
         podDirectory,
         { ...launcher, readOnly: true },
         { name: 'models', mountPath: paths.models, readOnly: true },
+        ...pool,
         { name: 'home', mountPath: engineHome },
         { name: 'shm', mountPath: '/dev/shm' },
       ],

@@ -1,4 +1,8 @@
 /** The objects that the controller makes. */
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import type { ModelSpecInput } from '../../../api/model.ts';
 import { cutToBytes } from '../../../controller/act/announce.ts';
@@ -9,6 +13,7 @@ import { fetchJob } from '../../../controller/decide/manifests/fetch-job.ts';
 import { modelPod, podIdentity } from '../../../controller/decide/manifests/model-pod.ts';
 import { modelRoute } from '../../../controller/decide/manifests/model-route.ts';
 import { annotations, labels } from '../../../proto/names.ts';
+import { gthreadFolder } from '../../../proto/weights.ts';
 import { GiB, gpu, model, noMemory, noonMs, settings, snapshot } from './builders.ts';
 
 interface Container {
@@ -117,6 +122,50 @@ describe("a model's pod", () => {
     expect(podOf().spec.volumes.map(({ name }) => name)).not.toContain('api-keys');
   });
 
+  it('copies launcher and plug-in into its engine, once more if it must', () => {
+    const [copy] = podOf().spec.initContainers;
+    const folder = mkdtempSync(join(tmpdir(), 'gt-'));
+    mkdirSync(join(folder, 'engine/gthread'), { recursive: true });
+    writeFileSync(join(folder, 'engine/gthread/worker.py'), 'x');
+    mkdirSync(join(folder, 'inside'));
+    expect(copy!.command.slice(3)).toEqual(['/app/engine', '/greenthread']);
+    const args = [...copy!.command.slice(1, 3), join(folder, 'engine'), join(folder, 'inside')];
+    for (const _ of [1, 2]) execFileSync(process.execPath, args);
+    expect(readdirSync(join(folder, 'inside'), { recursive: true }).sort()).toEqual([
+      'gthread',
+      'gthread/worker.py',
+    ]);
+    rmSync(folder, { recursive: true });
+  });
+
+  it('gives its engine the pool to read and a folder of its own to write', () => {
+    const { spec, metadata } = podOf();
+    const [engine] = spec.containers;
+    expect(spec.volumes).toContainEqual({
+      name: 'pool',
+      hostPath: { path: '/dev/shm/greenthread', type: 'DirectoryOrCreate' },
+    });
+    expect(engine!.volumeMounts.filter((mount) => 'name' in mount && mount.name === 'pool')).toEqual([
+      { name: 'pool', mountPath: '/run/greenthread/pool', readOnly: true },
+      { name: 'pool', mountPath: '/run/greenthread/image', subPathExpr: 'pods/$(POD_UID)' },
+    ]);
+    expect(environmentOf(engine!)).toMatchObject({
+      GREENTHREAD_POOL: '/run/greenthread/pool',
+      GREENTHREAD_IMAGE_DIR: '/run/greenthread/image',
+      GREENTHREAD_ENGINE_HASH: metadata.annotations[annotations.engineHash],
+    });
+    expect(environmentOf(engine!).GREENTHREAD_WEIGHTS).toBeUndefined();
+    for (const container of spec.initContainers)
+      expect(JSON.stringify(container.volumeMounts)).not.toContain('pool');
+  });
+
+  it('names the gthread form to its engine with loadFormat gthread', () => {
+    const [engine] = podOf({ loadFormat: 'gthread' }).spec.containers;
+    expect(environmentOf(engine!).GREENTHREAD_WEIGHTS).toBe(
+      join('/mnt/models', gthreadFolder('meta-llama/Llama-3.1-8B', 'c0ffee')),
+    );
+  });
+
   it('gets its drain time and a margin before it is killed', () => {
     const { spec } = podOf({ sleep: { drainTimeout: '90s' } });
     expect(spec.terminationGracePeriodSeconds).toBe(120);
@@ -191,6 +240,11 @@ describe("the engine's command", () => {
       'parallelism',
       { parallelism: { tensor: 2, pipeline: 3 } },
       '--tensor-parallel-size 2 --pipeline-parallel-size 3',
+    ],
+    [
+      'the load format, with the worker that it needs',
+      { loadFormat: 'gthread' },
+      '--load-format gthread --worker-cls gthread.worker.GThreadWorker',
     ],
     ['an absolute size', { vramPerGPU: '20Gi' }, '--gpu-memory-utilization 0.4166'],
     ['an embedding model', { modelType: 'embedding' }, '--runner pooling'],

@@ -4,6 +4,7 @@ serve            until SIGTERM, then exits 0
 stubborn         serves and ignores SIGTERM
 crash CODE TEXT  writes TEXT to stderr and exits with CODE
 orphan FILE      starts a process in a session of its own, which starts another; writes both pids to FILE, exits 1
+plugin FILE      writes to FILE where Python finds the plug-in and what PYTHONPATH was; serves
 secret           serves; proves that the environment arrived by the exit code after SIGTERM
 """
 import os
@@ -24,10 +25,18 @@ if kind == "orphan":
     with open(sys.argv[2], "wb") as file:
         file.write(child.stdout.readline() + child.stdout.readline())
     sys.exit(1)
+if kind == "plugin":
+    import importlib.metadata
+    import importlib.util
+
+    spec = importlib.util.find_spec("gthread")
+    names = [point.name for point in importlib.metadata.entry_points(group="vllm.general_plugins")]
+    with open(sys.argv[2], "w") as file:
+        file.write(f"{spec and spec.origin}\n{names}\n{os.environ['PYTHONPATH']}\n")
 if kind == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 else:
-    code = 0 if kind == "serve" or os.environ.get("HF_TOKEN") else 9
+    code = 0 if kind in ("serve", "plugin") or os.environ.get("HF_TOKEN") else 9
     signal.signal(signal.SIGTERM, lambda *_: os._exit(code))
 server = socket.socket(socket.AF_UNIX)
 server.bind(path)

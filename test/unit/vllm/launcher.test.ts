@@ -87,6 +87,18 @@ describe.concurrent('a start', () => {
     expect(await agent.next()).toMatchObject({ type: 'ask', restarts: 1 });
   });
 
+  it('finds the plug-in beside the launcher, and what the image itself put on PYTHONPATH', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'gt-'));
+    const file = join(folder, 'found');
+    await launchReady(['plugin', file], { PYTHONPATH: '/opt/engine' });
+    const beside = fileURLToPath(new URL('../../../vllm', import.meta.url));
+    const [origin, entryPoints, path] = readFileSync(file, 'utf8').split('\n');
+    expect(origin).toBe(join(beside, 'gthread/__init__.py'));
+    expect(entryPoints).toBe("['gthread']");
+    expect(path).toBe(`${beside}:/opt/engine`);
+    rmSync(folder, { recursive: true });
+  });
+
   it('never prints the value of a variable, and hands all of them on', async () => {
     const launched = await launchReady(['secret'], { HF_TOKEN: 'hf_verysecret' });
     launched.agent.say({ type: 'restart', reason: 'Test', message: '' });
