@@ -25,6 +25,10 @@ export const annotations = {
   engineHash: 'greenthread.ai/engine-hash',
   /** Bytes per GPU that the engine takes awake, as the controller last knew. */
   vramBytes: 'greenthread.ai/vram-bytes',
+  /** Folder of the gthread form that the engine loads, below the models path: `org--name/<commit>.gthread-1`. */
+  weights: 'greenthread.ai/weights',
+  /** `true`: these weights stay in host memory (spec.staging.pinned). */
+  weightsPinned: 'greenthread.ai/weights-pinned',
 } as const;
 
 /** As api/crd.ts has it, for programs that have no room for the schema library that api/ brings. */

@@ -1,9 +1,7 @@
 /** The pod of one replica: launcher and sidecar beside the engine, on the node and GPUs of its placement. */
-import { basename } from 'node:path';
 import type { ModelSpec } from '#api/model.ts';
 import { parseDuration } from '#platform/duration.ts';
 import { annotations, labels, paths, podName, ports, serviceName, shortHash } from '#proto/names.ts';
-import { gthreadFolder } from '#proto/weights.ts';
 import { estimateBytes } from '../capacity.ts';
 import type { GpuBook } from '../cluster-view.ts';
 import { canonical } from '../difference.ts';
@@ -96,9 +94,9 @@ const engineHash = (pod: ModelPod): string => {
   );
 };
 
-/** What the agent stages for this pod, and whether it stays. */
+/** What the agent stages for this pod, and whether it stays; the folder's name is that of proto/weights.ts. */
 const weightsNotes = ({ model: { spec }, weightsPath }: ModelPod): Record<string, string> => ({
-  [annotations.weights]: gthreadFolder(spec.modelName, basename(weightsPath)),
+  [annotations.weights]: `${weightsPath.slice(paths.models.length + 1)}.gthread-1`,
   ...(spec.staging.pinned && { [annotations.weightsPinned]: 'true' }),
 });
 
