@@ -2,6 +2,7 @@
 import type { Condition } from '#api/schema.ts';
 import { formatGiB } from '#platform/quantity.ts';
 import type { Fetch } from './fetch.ts';
+import type { FetchPart, FetchResult } from './fetch-words.ts';
 import type { Model } from './kubernetes.ts';
 import type { Placement } from './placement.ts';
 import type { Failure } from './pod-state.ts';
@@ -10,7 +11,16 @@ import type { Rollout } from './rollout.ts';
 export type Told = Pick<Condition, 'type' | 'status' | 'reason' | 'message'>;
 
 /** Reasons that are steps on the way, not worth a warning. */
-const progress = ['ScaledToZero', 'NotPlaced', 'Fetching', 'Starting', 'NotNeeded', 'Rolling'];
+const progress = [
+  'ScaledToZero',
+  'NotPlaced',
+  'Fetching',
+  'Converting',
+  'NotConverted',
+  'Starting',
+  'NotNeeded',
+  'Rolling',
+];
 
 /** Whether a condition tells of trouble: then its coming is an Event of type Warning. */
 export const isTrouble = ({ type, status, reason }: Told): boolean =>
@@ -65,33 +75,51 @@ export function placedCondition(model: Model, placements: Placement[]): Told {
   return told('Placed', 'True', 'Placed', placements.map(placeText).join('; '));
 }
 
-export const conversionUnavailable: Failure = {
-  reason: 'ConversionUnavailable',
-  message: 'this release cannot convert weights to the gthread form: set spec.loadFormat to auto',
-};
+const failedIn = (fetches: Fetch[], part: FetchPart) =>
+  fetches.flatMap((fetch) => (fetch.state === 'failed' && fetch.part === part ? [fetch] : []))[0];
+
+/** Commits and size of what is on the disks. */
+function filesText(fetches: Fetch[], bytesOf: (fetch: FetchResult) => number | null): string {
+  const done = fetches.flatMap((fetch) => (fetch.state === 'done' ? [fetch] : []));
+  const commits = [...new Set(done.map(({ commit }) => commit))];
+  const bytes = done[0] ? bytesOf(done[0]) : null;
+  return `commit ${commits.join(', ')}${bytes === null ? '' : `, ${formatGiB(bytes)}`}`;
+}
 
 export function convertedCondition(model: Model, fetches: Fetch[]): Told {
   if (model.spec.loadFormat === 'auto') {
     return told('Converted', 'True', 'NotNeeded', 'loadFormat auto reads the upstream files as they are');
   }
   if (fetches.length === 0) return told('Converted', 'False', 'NotPlaced', 'no place to convert on yet');
+  const failed = failedIn(fetches, 'Converting');
+  if (failed) return told('Converted', 'False', failed.reason, failed.message);
+  const converting = fetches.flatMap((fetch) =>
+    fetch.state === 'running' && fetch.progress?.part === 'Converting' ? [fetch] : [],
+  )[0];
+  if (converting) return told('Converted', 'False', 'Converting', converting.message);
   if (fetches.some(({ state }) => state !== 'done')) {
     return told('Converted', 'False', 'Fetching', 'the upstream files come first');
   }
-  return told('Converted', 'False', conversionUnavailable.reason, conversionUnavailable.message);
+  const text = filesText(fetches, ({ gthread }) => gthread?.bytes ?? null);
+  return told('Converted', 'True', 'Converted', `the gthread form of ${text} is on disk`);
 }
 
 export function stagedCondition(model: Model, fetches: Fetch[]): Told {
   if (model.spec.replicas === 0) return scaledToZero('Staged');
   if (fetches.length === 0) return told('Staged', 'False', 'NotPlaced', 'no node to fetch to yet');
-  const failed = fetches.find((fetch) => fetch.state === 'failed');
+  const failed = failedIn(fetches, 'Fetching');
   if (failed) return told('Staged', 'False', failed.reason, failed.message);
+  if (failedIn(fetches, 'Converting')) {
+    return told('Staged', 'False', 'NotConverted', 'the upstream files are on disk, their conversion failed');
+  }
   const running = fetches.find((fetch) => fetch.state === 'running');
-  if (running) return told('Staged', 'False', 'Fetching', running.message);
-  const done = fetches.flatMap((fetch) => (fetch.state === 'done' ? [fetch] : []));
-  const commits = [...new Set(done.map(({ commit }) => commit))];
-  const size = done[0]!.bytes === null ? '' : `, ${formatGiB(done[0]!.bytes)}`;
-  return told('Staged', 'True', 'Fetched', `files of commit ${commits.join(', ')} are on disk${size}`);
+  if (running) return told('Staged', 'False', running.progress?.part ?? 'Fetching', running.message);
+  return told(
+    'Staged',
+    'True',
+    'Fetched',
+    `files of ${filesText(fetches, ({ bytes }) => bytes)} are on disk`,
+  );
 }
 
 export function availableCondition(model: Model, rollouts: Rollout[], blocked: Failure | null): Told {

@@ -1,5 +1,5 @@
 /**
- * Weights on a node: one Job for each (node, modelName, revision), shared by all Models that want the same files there.
+ * Weights on a node: one Job for each (node, modelName, revision) and form, shared by all Models that want the same there.
  * The finished Job is the memory that the files are there; it goes when no Model wants it any more (the files stay).
  */
 import type { ModelSpec } from '#api/model.ts';
@@ -7,6 +7,19 @@ import { labels, shortHash } from '#proto/names.ts';
 import { paths } from './api-paths.ts';
 import type { ClusterView } from './cluster-view.ts';
 import { type Effect, effectKey } from './effects.ts';
+import {
+  type FetchFault,
+  type FetchProgress,
+  type FetchResult,
+  faultOf,
+  hopelessFault,
+  imageFault,
+  parseResult,
+  progressOf,
+  resultOf,
+  saidFault,
+  unschedulable,
+} from './fetch-words.ts';
 import {
   conditionStatus,
   createdAtMs,
@@ -23,17 +36,18 @@ import { ownAnnotations } from './settings.ts';
 
 /** A failed fetch is tried again after this, ms: a token or a network may have been mended since. */
 export const fetchRetryMs = 10 * 60_000;
-/** Longest message of a failed fetch that is shown, characters. */
-const messageCharactersMax = 1024;
-
 export type Fetch =
-  | { state: 'running'; message: string }
-  | { state: 'done'; path: string; commit: string; bytes: number | null }
-  | { state: 'failed'; reason: string; message: string };
+  | { state: 'running'; message: string; progress: FetchProgress | null }
+  | ({ state: 'done' } & FetchResult)
+  | ({ state: 'failed' } & FetchFault);
 
-/** Name of the Job that brings a Model's files to a node. */
+/**
+ * Name of the Job that brings a Model's files to a node. A Job that converts has a name of its own: it begins with a fetch
+ * that downloads nothing where another Job was first, and the converter's lock makes one wait for the other.
+ */
 export const fetchJobName: (spec: ModelSpec, node: string) => string = rememberedBy(
-  ({ modelName, revision }: ModelSpec, node) => `gt-fetch-${shortHash(`${node}\n${modelName}\n${revision}`)}`,
+  ({ modelName, revision, loadFormat }: ModelSpec, node) =>
+    `gt-${loadFormat === 'gthread' ? 'convert' : 'fetch'}-${shortHash(`${node}\n${modelName}\n${revision}`)}`,
 );
 
 /** The Jobs that the plan still needs, and the pods by the Job that made them. */
@@ -75,67 +89,103 @@ function firstStep(
   view: ClusterView,
   fetches: Fetches,
   model: Model,
-  { name, node }: { name: string; node: string },
+  at: { name: string; node: string },
 ): FetchStep {
-  const { modelName, revision } = model.spec;
+  const { modelName, revision, loadFormat } = model.spec;
   const { namespace } = view.settings;
-  const what = `${modelName}@${revision} to ${node}`;
-  const job = view.snapshot.jobs.get(`${namespace}/${name}`);
+  const what = `${modelName}@${revision} to ${at.node}`;
+  const job = view.snapshot.jobs.get(`${namespace}/${at.name}`);
   if (!job || isTerminating(job)) {
     const create: Effect = {
       type: 'create',
       kind: 'jobs',
       path: paths.jobs(namespace),
-      object: fetchJob(view.settings, model, { name, node }),
-      because: `${modelName} is wanted on ${node}`,
+      object: jobToBe(view, model, at),
+      because: `${modelName} is wanted on ${at.node}`,
     };
     const said = job ? undefined : view.refusals.get(effectKey(create));
     return {
       fetch:
         said === undefined
-          ? { state: 'running', message: `fetching ${what}` }
-          : { state: 'failed', reason: 'JobRefused', message: said },
+          ? { state: 'running', message: `fetching ${what}`, progress: null }
+          : { state: 'failed', reason: 'JobRefused', message: said, part: 'Fetching' },
       effects: job ? [] : [create],
       wakeAtMs: null,
     };
   }
-  return jobStep(view, fetches, job, what);
+  const pods = (fetches.podsOfJob.get(at.name) ?? []).filter((pod) => isOf(pod, job));
+  const step = jobStep(view, job, pods, { what, converts: loadFormat === 'gthread' });
+  // What failed with another token, endpoint or image than today's is not waited for.
+  const isStuck = step.fetch.state === 'failed' || (step.fetch.state === 'running' && isTroubled(pods));
+  if (!isStuck || step.effects.length > 0 || inputsOf(job) === inputsOf(jobToBe(view, model, at)))
+    return step;
+  return {
+    fetch: step.fetch,
+    effects: [deletion(view, job, `try ${what} with what has changed`)],
+    wakeAtMs: null,
+  };
 }
 
-function jobStep(view: ClusterView, fetches: Fetches, job: Job, what: string): FetchStep {
-  const pods = fetches.podsOfJob.get(job.metadata.name) ?? [];
-  const path = paths.job(view.settings.namespace, job.metadata.name);
+/** The Job, with a hash of all that its outcome depends on: the token's Secret counts by its version. */
+function jobToBe(view: ClusterView, model: Model, at: { name: string; node: string }): Job {
+  const { namespace, huggingFace } = view.settings;
+  const job = fetchJob(view.settings, model, at);
+  const secret = view.snapshot.secrets.get(`${namespace}/${huggingFace.secretName}`);
+  const inputs = shortHash(JSON.stringify([job.spec, secret?.metadata.resourceVersion ?? '']));
+  job.metadata.annotations = { [ownAnnotations.fetchInputs]: inputs };
+  return job;
+}
+
+const inputsOf = (job: Job): string => job.metadata.annotations?.[ownAnnotations.fetchInputs] ?? '';
+
+/** Of an earlier Job of the same name pods may be left for a while. */
+const isOf = (pod: Pod, job: Job): boolean => {
+  const uid = pod.metadata.labels?.['batch.kubernetes.io/controller-uid'];
+  return uid === undefined || uid === job.metadata.uid;
+};
+
+/** A Job that goes on, but of which an attempt failed or a pod finds no place. */
+const isTroubled = (pods: Pod[]): boolean => saidFault(pods) !== null || unschedulable(pods) !== null;
+
+const deletion = (view: ClusterView, job: Job, because: string): Effect => ({
+  type: 'delete',
+  kind: 'jobs',
+  path: paths.job(view.settings.namespace, job.metadata.name),
+  uid: job.metadata.uid ?? '',
+  because,
+});
+
+function jobStep(
+  view: ClusterView,
+  job: Job,
+  pods: Pod[],
+  { what, converts }: { what: string; converts: boolean },
+): FetchStep {
   const noted = job.metadata.annotations?.[ownAnnotations.fetchResult];
   const complete =
     conditionStatus(job.status?.conditions, 'Complete') === 'True' || (job.status?.succeeded ?? 0) > 0;
   const result = notedResult(job, noted ?? '') ?? (complete ? resultOf(pods) : null);
-  if (result) {
+  if (result && (result.gthread !== null || !converts)) {
     const note: Effect = {
       type: 'patch',
       kind: 'jobs',
-      path,
+      path: paths.job(view.settings.namespace, job.metadata.name),
       patch: { metadata: { annotations: { [ownAnnotations.fetchResult]: JSON.stringify(result) } } },
-      because: `${what} is fetched`,
+      because: `${what} is ${converts ? 'converted' : 'fetched'}`,
     };
     return { fetch: { state: 'done', ...result }, effects: noted ? [] : [note], wakeAtMs: null };
   }
-  const again: Effect = {
-    type: 'delete',
-    kind: 'jobs',
-    path,
-    uid: job.metadata.uid ?? '',
-    because: `fetch ${what} again`,
-  };
+  const again = deletion(view, job, `fetch ${what} again`);
   if (complete) {
     // Its pod is gone before its result was read. Fetching again finds every file and downloads none.
     const effects = pods.length > 0 ? [] : [again];
-    return { fetch: { state: 'running', message: `fetching ${what}` }, effects, wakeAtMs: null };
+    return { fetch: runningFetch(view, job, pods, what), effects, wakeAtMs: null };
   }
   const failed = job.status?.conditions?.find(({ type, status }) => type === 'Failed' && status === 'True');
   if (failed) return failedStep(view, pods, failed, again);
-  const early = hopelessFailure(pods);
+  const fault = hopelessFault(pods) ?? imageFault(pods);
   return {
-    fetch: early ? { state: 'failed', ...early } : pendingFetch(pods, what),
+    fetch: fault ? { state: 'failed', ...fault } : runningFetch(view, job, pods, what),
     effects: [],
     wakeAtMs: null,
   };
@@ -144,109 +194,21 @@ function jobStep(view: ClusterView, fetches: Fetches, job: Job, what: string): F
 /** A Job that has used up its attempts: told, and after a while begun again. */
 function failedStep(view: ClusterView, pods: Pod[], failed: ObjectCondition, again: Effect): FetchStep {
   const retryAtMs = Date.parse(failed.lastTransitionTime ?? '') + fetchRetryMs;
-  const fetch: Fetch = { state: 'failed', ...failureOf(pods, failed) };
+  const fetch: Fetch = { state: 'failed', ...faultOf(pods, failed) };
   if (!Number.isFinite(retryAtMs)) return { fetch, effects: [], wakeAtMs: null };
   const isDue = retryAtMs <= view.nowMs;
   return { fetch, effects: isDue ? [again] : [], wakeAtMs: isDue ? null : retryAtMs };
 }
 
-/** The text that the converter left as its last word, of the newest pod that left one. */
-const lastWords = (pods: Pod[]): string[] =>
-  pods.flatMap((pod) =>
-    (pod.status?.containerStatuses ?? []).flatMap((container) => container.state?.terminated?.message ?? []),
-  );
-
-function parseResult(
-  text: string | undefined,
-): { path: string; commit: string; bytes: number | null } | null {
-  const value = parseObject(text);
-  if (!value || typeof value.path !== 'string' || typeof value.commit !== 'string') return null;
-  return {
-    path: value.path,
-    commit: value.commit,
-    bytes: typeof value.bytes === 'number' ? value.bytes : null,
-  };
-}
-
 const notedResult = rememberedBy((_job: Job, noted) => parseResult(noted));
 
-const resultOf = (pods: Pod[]) => {
-  for (const text of lastWords(pods)) {
-    const result = parseResult(text);
-    if (result) return result;
-  }
-  return null;
-};
-
-/** What the converter said of its failure, by the newest pod that said anything. */
-function saidFailure(pods: Pod[]): { reason: string; message: string } | null {
-  for (const text of lastWords(pods)) {
-    const error = parseObject(text)?.error as { reason?: unknown; message?: unknown } | undefined;
-    if (typeof error?.message !== 'string') continue;
-    const isName = typeof error.reason === 'string' && /^[A-Za-z][A-Za-z0-9]*$/.test(error.reason);
-    return {
-      reason: isName ? (error.reason as string) : 'FetchFailed',
-      message: error.message.slice(0, messageCharactersMax),
-    };
-  }
-  return null;
-}
-
-/** The converter's reasons that may pass by themselves: the Job's next attempt decides. */
-const passingReasons = [
-  'HubUnreachable',
-  'HubUnavailable',
-  'RateLimited',
-  'ChecksumMismatch',
-  'DiskFailed',
-  'Busy',
-  'Interrupted',
-  'Unexpected',
-  'FetchFailed',
-];
-
-/** A failure that a person must mend is told before the Job has used up its attempts. */
-function hopelessFailure(pods: Pod[]): { reason: string; message: string } | null {
-  const said = saidFailure(pods);
-  return said && !passingReasons.includes(said.reason) ? said : null;
-}
-
-function failureOf(
-  pods: Pod[],
-  failed: { reason?: string; message?: string },
-): { reason: string; message: string } {
-  const said = saidFailure(pods);
-  if (said) return said;
-  const detail = lastWords(pods)[0] ?? failed.message ?? failed.reason ?? 'no reason was given';
-  return { reason: 'FetchFailed', message: `the fetch Job failed: ${detail.slice(0, messageCharactersMax)}` };
-}
-
-/** A fetch under way; an image that cannot be had is said, as the Job itself would wait in silence. */
-function pendingFetch(pods: Pod[], what: string): Fetch {
-  const waiting = pods[0]?.status?.containerStatuses?.[0]?.state?.waiting;
-  if (waiting?.reason && /^(ErrImage|ImagePull|InvalidImage|Create|Run)/.test(waiting.reason)) {
-    return {
-      state: 'failed',
-      reason: waiting.reason.startsWith('ErrImage') ? 'ImagePullBackOff' : waiting.reason,
-      message: `the fetch Job's pod: ${(waiting.message ?? waiting.reason).slice(0, messageCharactersMax)}`,
-    };
-  }
-  const unschedulable = pods[0]?.status?.conditions?.find(
-    ({ type, status }) => type === 'PodScheduled' && status === 'False',
-  );
-  return {
-    state: 'running',
-    message: unschedulable?.message ? `fetching ${what}: ${unschedulable.message}` : `fetching ${what}`,
-  };
-}
-
-function parseObject(text: string | undefined): Record<string, unknown> | null {
-  try {
-    const value: unknown = JSON.parse((text ?? '').trim().split('\n').at(-1) ?? '');
-    return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : null;
-  } catch {
-    return null;
-  }
+function runningFetch(view: ClusterView, job: Job, pods: Pod[], what: string): Fetch {
+  const { namespace, progress: told } = view.settings;
+  const notes = told ? view.snapshot.progress.get(`${namespace}/${told.configMap}`) : undefined;
+  const progress = progressOf(notes, job.metadata.name);
+  const doing = progress?.part === 'Converting' ? 'converting' : 'fetching';
+  const waits = unschedulable(pods);
+  return { state: 'running', message: `${doing} ${what}${waits ? `: ${waits}` : ''}`, progress };
 }
 
 /** Jobs of ours that no Model wants any more. */

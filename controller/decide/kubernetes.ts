@@ -66,6 +66,11 @@ export interface Pod extends KubernetesObject {
   };
 }
 
+/** The ConfigMap in which fetch Jobs tell their progress, each under its name. */
+export interface ProgressNotes extends KubernetesObject {
+  data?: Record<string, string>;
+}
+
 export interface Job extends KubernetesObject {
   status?: { conditions?: ObjectCondition[]; active?: number; succeeded?: number; failed?: number };
 }

@@ -8,7 +8,6 @@ import { type ClusterView, uuidsOf } from './cluster-view.ts';
 import {
   availableCondition,
   conditionTime,
-  conversionUnavailable,
   convertedCondition,
   isTrouble,
   passingConditions,
@@ -36,27 +35,22 @@ export interface Progress {
 }
 
 /** Why no new pod may be made although there is a place. */
-export function blockedBy(model: Model, fetches: Fetch[]): Failure | null {
+export function blockedBy(fetches: Fetch[]): Failure | null {
   const failed = fetches.find((fetch) => fetch.state === 'failed');
-  if (failed) return { reason: failed.reason, message: failed.message };
-  const isFetched = fetches.length > 0 && fetches.every(({ state }) => state === 'done');
-  return model.spec.loadFormat === 'gthread' && isFetched ? conversionUnavailable : null;
+  return failed ? { reason: failed.reason, message: failed.message } : null;
 }
 
 type ReplicaState = PodState | 'pending';
 
 /** Of old and new pod the one that serves counts; of a replica without any, its place and its files. */
-function replicaState(
-  { rollout, fetch }: { rollout: Rollout; fetch: Fetch | undefined },
-  model: Model,
-): ReplicaState {
+function replicaState(rollout: Rollout, fetch: Fetch | undefined): ReplicaState {
   const available = rollout.pods.find(({ isAvailable }) => isAvailable);
   if (available) return available.state;
   const pod = rollout.current ?? rollout.kept ?? rollout.pods[0];
   if (pod) return pod.state;
   if (!fetch) return 'pending';
   if (rollout.refusal) return 'failed';
-  return blockedBy(model, [fetch]) ? 'failed' : 'starting';
+  return blockedBy([fetch]) ? 'failed' : 'starting';
 }
 
 function phaseOf(model: Model, states: ReplicaState[], fetches: Fetch[]): Phase {
@@ -108,15 +102,24 @@ function memoryOf(view: ClusterView, progress: Progress) {
   };
 }
 
+/** Of several nodes' files the one that lags behind. */
 function conversionOf(fetches: Fetch[]): ModelStatus['conversion'] {
   const [first] = fetches;
   if (!first) return undefined;
   const failed = fetches.find((fetch) => fetch.state === 'failed');
   if (failed) return { state: 'Failed', message: failed.message };
   const running = fetches.find((fetch) => fetch.state === 'running');
-  if (running) return { state: 'Fetching', message: running.message };
-  const bytes = first.state === 'done' ? first.bytes : null;
-  return { state: 'Fetched', ...(bytes !== null && { bytes, totalBytes: bytes }) };
+  if (running) {
+    const { progress, message } = running;
+    const bytes = progress && { bytes: progress.bytes, totalBytes: progress.totalBytes };
+    return { state: progress?.part ?? 'Fetching', ...bytes, message };
+  }
+  if (first.state !== 'done') return undefined;
+  const bytes = first.gthread ? first.gthread.bytes : first.bytes;
+  return {
+    state: first.gthread ? 'Converted' : 'Fetched',
+    ...(bytes !== null && { bytes, totalBytes: bytes }),
+  };
 }
 
 /** Longest text of status.gpus that the API takes (api/model.ts), characters; assignments tell the rest. */
@@ -129,9 +132,7 @@ export function statusOf(view: ClusterView, progress: Progress): ModelStatus {
   const { model, placements, rollouts, routing } = progress;
   const fetches = progress.fetches.map(({ fetch }) => fetch);
   const fetchOf = new Map(progress.fetches.map(({ replica, fetch }) => [replica, fetch]));
-  const states = rollouts.map((rollout) =>
-    replicaState({ rollout, fetch: fetchOf.get(rollout.replica) }, model),
-  );
+  const states = rollouts.map((rollout) => replicaState(rollout, fetchOf.get(rollout.replica)));
   const assignments = assignmentsOf(view, rollouts);
   const { awakeBytes, residueBytes } = memoryOf(view, progress);
   const conversion = conversionOf(fetches);
@@ -139,7 +140,7 @@ export function statusOf(view: ClusterView, progress: Progress): ModelStatus {
     placedCondition(model, placements),
     convertedCondition(model, fetches),
     stagedCondition(model, fetches),
-    availableCondition(model, rollouts, blockedBy(model, fetches)),
+    availableCondition(model, rollouts, blockedBy(fetches)),
     ...passingConditions(model, rollouts, routing.lostTo),
   ];
   const generation = model.metadata.generation;
@@ -209,6 +210,7 @@ function sentenceOf(phase: Phase, status: ModelStatus): string {
     case 'Pending':
       return messageOf('Placed');
     case 'Converting':
+      return `${messageOf('Placed')}: ${messageOf('Converted')}`;
     case 'Staging':
       return `${messageOf('Placed')}: ${messageOf('Staged')}`;
     case 'Ready':

@@ -117,8 +117,7 @@ function rollAll(context: Context, model: Model, placements: Placement[], fetche
     fetched.flatMap(({ replica, fetch }) => (fetch.state === 'done' ? [[replica, fetch.path] as const] : [])),
   );
   const results = placements.map((placement) => {
-    // A later release converts here; until then there is nothing that an engine could read.
-    const weightsPath = model.spec.loadFormat === 'gthread' ? null : (pathOf.get(placement.replica) ?? null);
+    const weightsPath = pathOf.get(placement.replica) ?? null;
     return rollReplica(view, model, placement, { weightsPath, imageRolls });
   });
   return {

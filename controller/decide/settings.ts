@@ -37,6 +37,8 @@ export interface ControllerSettings {
   tolerations: Toleration[];
   route: RouteSettings;
   huggingFace: { endpoint: string; secretName: string };
+  /** Where fetch Jobs tell their progress, and as whom; null: they do not. */
+  progress: { configMap: string; serviceAccount: string } | null;
   /** A node or agent that is silent for this long counts as gone, ms. */
   silentAfterMs: number;
 }
@@ -58,4 +60,6 @@ export const ownAnnotations = {
   appliedHash: 'greenthread.ai/applied-hash',
   /** Result of a finished fetch, kept on the Job: its pod may be cleaned up. */
   fetchResult: 'greenthread.ai/fetch-result',
+  /** Hash of what a fetch's outcome depends on (token, endpoint, image, …), on the Job. */
+  fetchInputs: 'greenthread.ai/fetch-inputs',
 } as const;

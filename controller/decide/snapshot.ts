@@ -1,5 +1,6 @@
 /** Everything a plan looks at, at one moment. */
-import type { Gpu, Job, Model, Node, Pod, Route, Service } from './kubernetes.ts';
+import type { KubernetesObject } from '#platform/kubernetes/client.ts';
+import type { Gpu, Job, Model, Node, Pod, ProgressNotes, Route, Service } from './kubernetes.ts';
 
 /** What is watched. `ownPods` are the agents' and the fetch Jobs' pods in the chart's namespace. */
 export interface Watched {
@@ -11,6 +12,10 @@ export interface Watched {
   jobs: Job;
   services: Service;
   routes: Route;
+  /** The token's Secret alone, and of it its version alone. */
+  secrets: KubernetesObject;
+  /** The one ConfigMap in which fetch Jobs tell how far they are. */
+  progress: ProgressNotes;
 }
 export type WatchedKind = keyof Watched;
 export const watchedKinds = [
@@ -22,6 +27,8 @@ export const watchedKinds = [
   'jobs',
   'services',
   'routes',
+  'secrets',
+  'progress',
 ] as const satisfies readonly WatchedKind[];
 
 /** Objects by `namespace/name`. */

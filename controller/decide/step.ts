@@ -66,6 +66,8 @@ export const emptyState = (): State => ({
     jobs: new Map(),
     services: new Map(),
     routes: new Map(),
+    secrets: new Map(),
+    progress: new Map(),
   },
   synced: new Set(),
   leading: false,
@@ -91,7 +93,9 @@ export interface Step {
 const nothing: Step = { effects: [], isDirty: false, wakeAtMs: null };
 const dirty: Step = { effects: [], isDirty: true, wakeAtMs: null };
 
-export const isSynced = (state: State): boolean => watchedKinds.every((kind) => state.synced.has(kind));
+/** Progress is for people: nothing waits for it. */
+export const isSynced = (state: State): boolean =>
+  watchedKinds.every((kind) => kind === 'progress' || state.synced.has(kind));
 
 /** Takes an event into the state; only a tick of a leader whose lists are complete answers with effects. */
 export function step(

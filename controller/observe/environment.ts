@@ -53,6 +53,8 @@ const environment = z.object({
   GREENTHREAD_GATEWAY_SECTION: z.string().default(''),
   GREENTHREAD_HF_SECRET: z.string().default(''),
   HF_ENDPOINT: z.string().default(''),
+  GREENTHREAD_PROGRESS_CONFIG_MAP: z.string().default(''),
+  GREENTHREAD_FETCH_SERVICE_ACCOUNT: z.string().default(''),
   GREENTHREAD_SILENT_AFTER: duration.default(10_000),
   GREENTHREAD_LISTEN_HOST: z.string().min(1).default('0.0.0.0'),
   GREENTHREAD_LISTEN_PORT: z.coerce.number().int().min(0).max(65_535).default(ports.controllerMetrics),
@@ -100,6 +102,12 @@ function routeOf(env: Environment): RouteSettings {
   }
 }
 
+function progressOf(env: Environment): ControllerSettings['progress'] {
+  const configMap = env.GREENTHREAD_PROGRESS_CONFIG_MAP;
+  const serviceAccount = env.GREENTHREAD_FETCH_SERVICE_ACCOUNT;
+  return configMap === '' || serviceAccount === '' ? null : { configMap, serviceAccount };
+}
+
 /**
  * @param given the process' environment; empty values count as not set
  * @throws Error that names every variable that is missing or wrong
@@ -123,6 +131,7 @@ export function readEnvironment(given: Record<string, string | undefined>): Proc
       tolerations: env.GREENTHREAD_TOLERATIONS,
       route: routeOf(env),
       huggingFace: { endpoint: env.HF_ENDPOINT, secretName: env.GREENTHREAD_HF_SECRET },
+      progress: progressOf(env),
       silentAfterMs: env.GREENTHREAD_SILENT_AFTER,
     },
     listen: { host: env.GREENTHREAD_LISTEN_HOST, port: env.GREENTHREAD_LISTEN_PORT },

@@ -26,6 +26,7 @@ export const settings: ControllerSettings = {
   tolerations: [{ key: 'nvidia.com/gpu', operator: 'Exists' }],
   route: { kind: 'ingress', className: 'edge', host: '', annotations: {}, scheme: 'http' },
   huggingFace: { endpoint: '', secretName: 'greenthread-huggingface' },
+  progress: { configMap: 'greenthread-progress', serviceAccount: 'greenthread-fetch' },
   silentAfterMs: 10_000,
 };
 
@@ -178,6 +179,8 @@ export function snapshot(world: World): Snapshot {
     jobs: byKey(world.jobs),
     services: new Map(),
     routes: new Map(),
+    secrets: new Map(),
+    progress: new Map(),
   };
 }
 

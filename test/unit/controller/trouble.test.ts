@@ -277,26 +277,6 @@ describe('a fetch', () => {
     cluster.settle();
     expect(cluster.jobs()[0]!.metadata.uid).not.toBe(job!.metadata.uid);
   });
-
-  it('for the gthread form goes as far as this release can, and says so', () => {
-    const cluster = new PlainCluster({
-      gpus: [gpu('n1', 0)],
-      models: [model('a', { loadFormat: 'gthread' })],
-    });
-    cluster.settle();
-    expect(cluster.phase()).toBe('Converting');
-    cluster.fetched();
-    cluster.settle();
-    expect(cluster.phase()).toBe('Failed');
-    expect(cluster.condition('Converted')).toMatchObject({
-      status: 'False',
-      reason: 'ConversionUnavailable',
-      message: 'this release cannot convert weights to the gthread form: set spec.loadFormat to auto',
-    });
-    cluster.edit({ loadFormat: 'auto' });
-    cluster.comeUp();
-    expect(cluster.phase()).toBe('Ready');
-  });
 });
 
 describe('a node that dies', () => {

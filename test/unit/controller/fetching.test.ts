@@ -1,0 +1,205 @@
+/** Files on their way: fetched, converted, counted in bytes, and begun again as soon as what was wrong has changed. */
+import { describe, expect, it } from 'vitest';
+import { fetchJobName } from '../../../controller/decide/fetch.ts';
+import type { ControllerSettings } from '../../../controller/decide/settings.ts';
+import { gpu, model, settings } from './builders.ts';
+import { PlainCluster } from './plain-cluster.ts';
+
+const of = (loadFormat: 'auto' | 'gthread', given: Partial<ControllerSettings> = {}) => {
+  const cluster = new PlainCluster(
+    { gpus: [gpu('n1', 0)], models: [model('a', { modelName: 'org/a', loadFormat })] },
+    given,
+  );
+  cluster.settle();
+  return cluster;
+};
+const fetched = { commit: 'c0ffee', path: '/mnt/models/org--a/c0ffee', bytes: 1000, files: 3, downloaded: 3 };
+const converted = {
+  ...fetched,
+  gthread: { path: '/mnt/models/org--a/c0ffee.gthread-1', bytes: 2 ** 30, tensors: 9, written: 2 ** 30 },
+};
+const jobOf = (cluster: PlainCluster) => cluster.jobs()[0]!;
+const words = (cluster: PlainCluster) =>
+  (jobOf(cluster) as unknown as { spec: { template: { spec: { containers: { command: string[] }[] } } } })
+    .spec.template.spec.containers[0]!.command;
+
+/** What the Job has written into the ConfigMap. */
+function tell(cluster: PlainCluster, text: string): void {
+  cluster.objects.progress.set('greenthread/greenthread-progress', {
+    apiVersion: 'v1',
+    kind: 'ConfigMap',
+    metadata: { name: 'greenthread-progress', namespace: 'greenthread' },
+    data: { [jobOf(cluster).metadata.name]: text },
+  });
+}
+function setSecret(cluster: PlainCluster, resourceVersion: string): void {
+  cluster.objects.secrets.set('greenthread/greenthread-huggingface', {
+    apiVersion: 'v1',
+    kind: 'Secret',
+    metadata: { name: 'greenthread-huggingface', namespace: 'greenthread', resourceVersion },
+  });
+}
+
+describe('a Model of the gthread form', () => {
+  it('is Converting until its form is there, then comes up', () => {
+    const cluster = of('gthread');
+    expect(words(cluster)).toEqual(['node', '/app/converter.js', 'convert']);
+    expect(cluster.phase()).toBe('Converting');
+    expect(cluster.condition('Converted')).toMatchObject({ status: 'False', reason: 'Fetching' });
+    tell(cluster, JSON.stringify({ state: 'Converting', bytes: 5, totalBytes: 9 }));
+    cluster.settle();
+    expect(cluster.condition('Converted')).toMatchObject({ status: 'False', reason: 'Converting' });
+    expect(cluster.pods()).toEqual([]);
+    cluster.fetchesEnd(converted);
+    cluster.settle();
+    expect(cluster.condition('Converted')).toMatchObject({
+      status: 'True',
+      reason: 'Converted',
+      message: 'the gthread form of commit c0ffee, 1.0 GiB is on disk',
+    });
+    expect(cluster.condition('Staged')?.status).toBe('True');
+    expect(cluster.model().status?.conversion).toEqual({
+      state: 'Converted',
+      bytes: 2 ** 30,
+      totalBytes: 2 ** 30,
+    });
+    expect(cluster.pods()).toHaveLength(1);
+    expect(cluster.phase()).toBe('Staging');
+  });
+
+  it('that cannot be converted says so once, and comes up with loadFormat auto', () => {
+    const cluster = of('gthread');
+    const fault = { reason: 'NotConvertible', message: 'no safetensors: set spec.loadFormat to auto' };
+    cluster.fetchesEnd({ error: { ...fault, part: 'Converting' } }, 'Failed');
+    cluster.settle();
+    expect(cluster.phase()).toBe('Failed');
+    expect(cluster.condition('Converted')).toMatchObject({ status: 'False', ...fault });
+    expect(cluster.condition('Staged')).toMatchObject({ status: 'False', reason: 'NotConverted' });
+    expect(cluster.model().status?.conversion).toEqual({ state: 'Failed', message: fault.message });
+    cluster.edit({ loadFormat: 'auto' });
+    cluster.comeUp();
+    expect(cluster.phase()).toBe('Ready');
+  });
+
+  it('that cannot be fetched is told under Staged', () => {
+    const cluster = of('gthread');
+    cluster.fetchesEnd({ error: { reason: 'TokenNeeded', message: 'set a token' } }, 'Failed');
+    cluster.settle();
+    expect(cluster.condition('Staged')).toMatchObject({ status: 'False', reason: 'TokenNeeded' });
+    expect(cluster.condition('Converted')).toMatchObject({ status: 'False', reason: 'Fetching' });
+  });
+
+  it('has a Job of its own beside one of loadFormat auto', () => {
+    const [auto, gthread] = [model('a'), model('a', { loadFormat: 'gthread' })];
+    expect(fetchJobName(auto.spec, 'n1')).toMatch(/^gt-fetch-/);
+    expect(fetchJobName(gthread.spec, 'n1')).toMatch(/^gt-convert-/);
+  });
+
+  it('made of one of loadFormat auto keeps the old pod while it converts, then rolls', () => {
+    const cluster = of('auto');
+    cluster.comeUp();
+    const [old] = cluster.pods();
+    cluster.edit({ loadFormat: 'gthread' });
+    cluster.settle();
+    expect(cluster.jobs().map(({ metadata }) => metadata.name)).toEqual([
+      fetchJobName(cluster.model().spec, 'n1'),
+    ]);
+    expect(cluster.pods()).toEqual([old]);
+    cluster.fetchesEnd(converted);
+    cluster.settle();
+    expect(cluster.pods()).toHaveLength(2);
+  });
+});
+
+describe('bytes', () => {
+  it('of a fetch are told as the Job tells them', () => {
+    const cluster = of('auto');
+    expect(cluster.model().status?.conversion).toEqual({
+      state: 'Fetching',
+      message: 'fetching org/a@main to n1',
+    });
+    tell(cluster, JSON.stringify({ state: 'Fetching', bytes: 3, totalBytes: 10 }));
+    cluster.settle();
+    expect(cluster.phase()).toBe('Staging');
+    expect(cluster.model().status?.conversion).toMatchObject({ state: 'Fetching', bytes: 3, totalBytes: 10 });
+  });
+
+  it.each([
+    ['no JSON'],
+    ['{"bytes": -1, "totalBytes": 5}'],
+    ['{"bytes": 7, "totalBytes": 5}'],
+    ['{"bytes": 1}'],
+  ])('that make no sense are not told: %s', (text) => {
+    const cluster = of('auto');
+    tell(cluster, text);
+    cluster.settle();
+    expect(cluster.model().status?.conversion).not.toHaveProperty('bytes');
+  });
+
+  it('are not told where the chart names no ConfigMap', () => {
+    const cluster = of('auto', { progress: null });
+    expect(JSON.stringify(jobOf(cluster))).toContain('"automountServiceAccountToken":false');
+    expect(JSON.stringify(jobOf(cluster))).not.toContain('PROGRESS');
+  });
+});
+
+describe('a fetch that failed', () => {
+  const refused = { error: { reason: 'TokenRefused', message: 'the hub refuses our token' } };
+  const mended: [string, (cluster: PlainCluster) => void][] = [
+    ['token', (cluster) => setSecret(cluster, '8')],
+    [
+      'endpoint',
+      ({ settings: given }) =>
+        Object.assign(given, { huggingFace: { ...settings.huggingFace, endpoint: 'http://hub' } }),
+    ],
+    ['image', ({ settings: given }) => Object.assign(given, { image: 'localhost/greenthread:2' })],
+  ];
+
+  it.each(mended)('begins again at once with another %s', (_, mend) => {
+    const cluster = of('auto');
+    setSecret(cluster, '7');
+    cluster.settle();
+    const before = jobOf(cluster).metadata.uid;
+    cluster.fetchesEnd(refused, 'Failed');
+    cluster.settle();
+    mend(cluster);
+    cluster.settle();
+    expect(cluster.jobs()).toHaveLength(1);
+    expect(jobOf(cluster).metadata.uid).not.toBe(before);
+    const again = jobOf(cluster).metadata.uid;
+    cluster.fetchesEnd(refused, 'Failed');
+    cluster.settle();
+    expect(jobOf(cluster).metadata.uid).toBe(again);
+    expect(cluster.condition('Staged')).toMatchObject({ reason: 'TokenRefused' });
+  });
+
+  it('in one attempt begins again too, before the others have failed', () => {
+    const cluster = of('auto');
+    const before = jobOf(cluster).metadata.uid;
+    cluster.fetchAttemptEnds({ error: { reason: 'HubUnreachable', message: 'away' } });
+    cluster.settle();
+    expect(jobOf(cluster).metadata.uid).toBe(before);
+    mended[1]![1](cluster);
+    cluster.settle();
+    expect(jobOf(cluster).metadata.uid).not.toBe(before);
+  });
+
+  it('while it runs well is left alone, whatever changes', () => {
+    const cluster = of('auto');
+    const before = jobOf(cluster).metadata.uid;
+    for (const [, mend] of mended) mend(cluster);
+    cluster.settle();
+    expect(jobOf(cluster).metadata.uid).toBe(before);
+  });
+
+  it('does not speak for the Job that follows it', () => {
+    const cluster = of('auto');
+    const job = jobOf(cluster);
+    cluster.fetchAttemptEnds(refused, job);
+    for (const pod of cluster.objects.ownPods.values())
+      if (pod.metadata.labels?.['batch.kubernetes.io/job-name'])
+        pod.metadata.labels['batch.kubernetes.io/controller-uid'] = 'uid-of-the-job-before';
+    cluster.settle();
+    expect(cluster.phase()).toBe('Staging');
+  });
+});
