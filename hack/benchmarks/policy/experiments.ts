@@ -65,9 +65,20 @@ export interface OurRow extends Row {
 export interface Report {
   scenario: Scenario;
   stretch: number;
-  rows: { ours: OurRow; tuned: OurRow; lru: Row; lruPlain: Row; fcfs: Row; strict: Row; reference: Row };
+  rows: {
+    ours: OurRow;
+    tuned: OurRow;
+    lru: Row;
+    lruPlain: Row;
+    fcfs: Row;
+    alone: Row;
+    strict: Row;
+    reference: Row;
+  };
   /** LRU on the same load if sleeps and wakes took no time. */
   free: Row;
+  /** Ours as it is by default, the same: more than any foresight could hide. */
+  oursFree: Row;
   /** Below this no policy's p99 can be. */
   leastP99Ms: number;
   /** The longest wait over its bound, the worst of all settings that were tried. */
@@ -145,8 +156,8 @@ function* settingsGrid({ minRuntimesMs, maxWaitsMs, drainsMs }: Grid): Generator
 
 const lruText = ({ residenceMs, patienceMs }: LruParameters): string =>
   `stays ${secondsText(residenceMs)}, drains busy after ${secondsText(patienceMs)}`;
-const fcfsText = ({ residenceMs, strict }: FcfsParameters): string =>
-  `stays ${secondsText(residenceMs)}${strict ? ', strict order' : ''}`;
+const fcfsText = ({ residenceMs, strict, alone }: FcfsParameters): string =>
+  `stays ${secondsText(residenceMs)}${strict ? ', strict order' : ''}${alone ? ', one awake' : ''}`;
 const settingsText = ({ fairness, sleep }: Settings): string =>
   `minRuntime ${secondsText(fairness.minRuntimeMs)}, maxWaitTime ${secondsText(fairness.maxWaitTimeMs)}, drainTimeout ${secondsText(sleep.drainTimeoutMs)}`;
 
@@ -168,8 +179,9 @@ export function experiment(base: Scenario, grid: Grid): Report {
   const tried = [...settingsGrid(grid)].map((settings) => oursRow(settings, 'ours, best settings'));
   const fcfsRow = (parameters: FcfsParameters): Row =>
     rowOf(scenario, 'first come first served', fcfsText(parameters), runPeer(scenario, fcfs(parameters)));
-  const bestFcfs = (strict: boolean): Row =>
-    best(grid.residencesMs.map((residenceMs) => fcfsRow({ residenceMs, strict })));
+  const bestFcfs = (kind: Omit<FcfsParameters, 'residenceMs'>): Row =>
+    best(grid.residencesMs.map((residenceMs) => fcfsRow({ residenceMs, ...kind })));
+  const free = withFreeSwitches(scenario);
   return {
     scenario,
     stretch,
@@ -178,11 +190,13 @@ export function experiment(base: Scenario, grid: Grid): Report {
       tuned: best(tried),
       lru: bestLru(scenario, grid),
       lruPlain: lruRow(scenario, plainLru),
-      fcfs: bestFcfs(false),
-      strict: bestFcfs(true),
+      fcfs: bestFcfs({ strict: false }),
+      alone: bestFcfs({ strict: false, alone: true }),
+      strict: bestFcfs({ strict: true }),
       reference: rowOf(scenario, "the reference's timers", '', runPeer(scenario, reference())),
     },
-    free: bestLru(withFreeSwitches(scenario), grid),
+    free: bestLru(free, grid),
+    oursFree: rowOf(free, 'ours', settingsText(defaultSettings), runOurs(free, defaultSettings)),
     leastP99Ms: leastWaitMs(scenario, 0.99),
     longestToBound: Math.max(...[ours, ...tried].map((row) => row.figures.longestMs / row.boundMs)),
   };

@@ -65,6 +65,8 @@ export interface FcfsParameters {
   residenceMs: number;
   /** A request for a model that is awake waits while an older one for another model does. */
   strict: boolean;
+  /** One model is awake at a time, whatever would fit, as in llmux. */
+  alone?: boolean;
 }
 
 /** Asleep or awake with clients, the oldest first. */
@@ -86,9 +88,10 @@ function startInOrder(node: PeerNode): void {
 
 /**
  * First come first served with drain, as llmux does: as soon as somebody waits, the model longest awake drains, without a
- * limit, and takes nothing new; one wake serves all that wait for it. Kinder than llmux: what fits is awake together.
+ * limit, and takes nothing new; one wake serves all that wait for it. Unless `alone`, kinder than llmux: what fits is awake
+ * together.
  */
-export function fcfs({ residenceMs, strict }: FcfsParameters): Policy {
+export function fcfs({ residenceMs, strict, alone = false }: FcfsParameters): Policy {
   return {
     decide(node) {
       if (strict) startInOrder(node);
@@ -98,7 +101,8 @@ export function fcfs({ residenceMs, strict }: FcfsParameters): Policy {
       const victims = residents(node, awake(node), residenceMs).sort(
         (a, b) => a.awakeSinceMs - b.awakeSinceMs || a.index - b.index,
       );
-      admit(node, head, victims);
+      if (!alone || node.models.every(({ condition }) => condition === 'asleep')) admit(node, head, victims);
+      else for (const victim of victims) node.drain(victim);
     },
   };
 }

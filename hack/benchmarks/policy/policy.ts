@@ -79,20 +79,22 @@ function table(head: string[], rows: string[][]): string {
   return [line(head), line(rule), ...rows.map(line)].join('\n');
 }
 
-function describe({ scenario, stretch, rows, free }: Report): string {
+function describe({ scenario, stretch, rows, free, oursFree }: Report): string {
   const requests = scenario.arrivals.length.toLocaleString('en');
   const hours = ((scenario.arrivals.at(-1)?.atMs ?? 0) / 3_600_000).toFixed(1);
   const title = `### ${scenario.name}: ${requests} requests in ${hours} h (times × ${stretch.toFixed(2)})`;
-  const { ours, tuned, lru, lruPlain, fcfs, strict, reference } = rows;
+  const { ours, tuned, lru, lruPlain, fcfs, alone, strict, reference } = rows;
   const shown = [
     ours,
     tuned,
     { ...lru, policy: 'LRU, best' },
     { ...lruPlain, policy: 'LRU, plain' },
     { ...fcfs, policy: 'first come first served, best' },
+    { ...alone, policy: 'the same with one awake at a time, as llmux' },
     { ...strict, policy: 'the same in strict order of requests' },
     reference,
     { ...free, policy: 'LRU, best, if switches were free' },
+    { ...oursFree, policy: 'ours, defaults, if switches were free' },
   ];
   return `${title}\n\n${table(columns, shown.map(cells))}\n`;
 }
@@ -113,6 +115,11 @@ const ratios: Ratio[] = [
   { what: 'the same with our best settings', aim: 0.5, of: ({ rows }) => ratio(rows.tuned, rows.lru) },
   { what: 'the same of LRU if switches were free', aim: null, of: ({ free, rows }) => ratio(free, rows.lru) },
   {
+    what: 'the same of ours if switches were free',
+    aim: null,
+    of: ({ oursFree, rows }) => ratio(oursFree, rows.lru),
+  },
+  {
     what: 'the same of any policy at least (lower bound)',
     aim: null,
     of: ({ leastP99Ms, rows }) => leastP99Ms / rows.lru.figures.p99Ms,
@@ -121,6 +128,11 @@ const ratios: Ratio[] = [
     what: 'p99, ours, over best first come first served',
     aim: 0.5,
     of: ({ rows }) => ratio(rows.ours, rows.fcfs),
+  },
+  {
+    what: 'p99, ours, over the same with one awake at a time, as llmux',
+    aim: null,
+    of: ({ rows }) => ratio(rows.ours, rows.alone),
   },
   {
     what: "p99, ours, over the reference's timers",

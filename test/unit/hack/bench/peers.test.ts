@@ -102,6 +102,21 @@ describe('first come first served', () => {
   });
 });
 
+describe('first come first served with one awake at a time', () => {
+  it('sends away what would fit beside it, and lets two wait in order', () => {
+    const asks: Ask[] = [
+      ['a', 0, 1],
+      ['b', 0.1, 1],
+      ['a', 2.5, 1],
+    ];
+    // a from 1.8 to 2.8; b, which waits, sleeps a at 2.8 and is up at 4.7; a, asked at 2.5, is held back: 5.7 + 1.9.
+    expect(waitsS(run(fcfs({ residenceMs: 0, strict: false, alone: true }), 30, asks))).toEqual([
+      1.8, 4.6, 5.1,
+    ]);
+    expect(waitsS(run(fcfs({ residenceMs: 0, strict: false }), 30, asks))).toEqual([1.8, 3.5, 0]);
+  });
+});
+
 describe("the reference's timers", () => {
   it('let an idle victim go only after 5 s and at its next look', () => {
     // a is awake from 3.3 and looks each 2 s: 5.3, …, 11.3; b's wish of 6 counts at 11; b looks each second: at 12.
