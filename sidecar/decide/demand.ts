@@ -4,10 +4,10 @@ import type { Demand } from '#proto/link.ts';
 /** Changes that no decision hangs on, milliseconds apart. */
 const restMs = 250;
 /**
- * In-flight to or from 0 decides who is idle; a client that asks one question after the other crosses it twice for each.
- * Told within this time, and only if it still holds.
+ * In-flight at 0 says that this model may sleep for another one: said once it has been 0 for so long, the agent's own `lingerMs`.
+ * A client that asks one question after the other crosses 0 between any two of them.
  */
-const edgeMs = 20;
+const restingMs = 10;
 
 const isZero = (figure: number): boolean => figure === 0;
 
@@ -22,7 +22,9 @@ export function demandDueMs(
 ): number | null {
   const before = said.demand;
   if (isZero(before.queued) !== isZero(current.queued)) return nowMs;
-  if (isZero(before.inFlight) !== isZero(current.inFlight)) return Math.max(nowMs, said.atMs + edgeMs);
+  if (isZero(before.inFlight) && !isZero(current.inFlight)) return nowMs;
+  if (!isZero(before.inFlight) && isZero(current.inFlight))
+    return Math.max(nowMs, nowMs - current.idleMs + restingMs);
   const same =
     before.inFlight === current.inFlight &&
     before.queued === current.queued &&

@@ -374,11 +374,19 @@ describe('demand', () => {
   const demand = { inFlight: 0, queued: 0, oldestWaitMs: 0, idleMs: 0, requestsTotal: 0 };
   it.each([
     ['the first waiter at once', { queued: 1 }, 1_000],
-    ['in-flight from 0 soon', { inFlight: 1 }, 1_015],
+    ['in-flight from 0 at once', { inFlight: 1 }, 1_000],
     ['more of the same later', { requestsTotal: 1 }, 1_245],
     ['nothing new never', { idleMs: 50 }, null],
   ])('says %s', (_, change, expected) => {
     expect(demandDueMs({ demand, atMs: 995 }, { ...demand, ...change }, 1_000)).toBe(expected);
+  });
+  it.each([
+    ['not before it has rested', 0, 1_010],
+    ['once it has rested', 10, 1_000],
+    ['at once when it has rested for long', 400, 1_000],
+  ])('says in-flight to 0 %s', (_, idleMs, expected) => {
+    const said = { demand: { ...demand, inFlight: 1 }, atMs: 500 };
+    expect(demandDueMs(said, { ...demand, idleMs, requestsTotal: 1 }, 1_000)).toBe(expected);
   });
   it('says that the last waiter is gone at once, and an old change too', () => {
     expect(demandDueMs({ demand: { ...demand, queued: 2 }, atMs: 999 }, demand, 1_000)).toBe(1_000);
