@@ -1,5 +1,6 @@
 /** The benchmarks of ./hack/bench by name: what each shows and how it is run. */
 import { policy, policyOptions } from './policy/policy.ts';
+import { switching, switchOptions } from './switch/switch.ts';
 
 export interface Benchmark {
   what: string;
@@ -18,5 +19,10 @@ export const benchmarks: Record<string, Benchmark> = {
     what: 'who sleeps, who wakes: our arbiter against LRU, first come first served, fixed timers and the optimum',
     options: policyOptions,
     run: policy,
+  },
+  switch: {
+    what: 'two models on one slot as real processes beside llmux: switches, waits, streams that give way',
+    options: switchOptions,
+    run: switching,
   },
 };
