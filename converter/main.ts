@@ -1,12 +1,14 @@
 /**
  * The Job of a Model's files: `node converter/main.ts fetch`, or `convert`, which fetches first and then writes the gthread
  * form. Environment: MODEL_NAME, REVISION (main), MODELS_DIR (/mnt/models), HF_ENDPOINT (https://huggingface.co), HF_TOKEN,
- * TERMINATION_LOG (/dev/termination-log). Exit code 0 when all is published, 1 when not, 2 for a wrong command; the
- * termination message is one line of JSON (act/report.ts).
+ * TERMINATION_LOG (/dev/termination-log), PROGRESS_PATH and PROGRESS_KEY (a ConfigMap at the API server; act/tell.ts). Exit
+ * code 0 when all is published, 1 when not, 2 for a wrong command; the termination message is one line of JSON
+ * (act/report.ts).
  */
 import { createLog, errorText } from '#platform/log.ts';
 import { makeCollector } from './act/memory.ts';
-import { failureMessage, successMessage, writeTermination } from './act/report.ts';
+import { failureMessage, type ProgressState, successMessage, writeTermination } from './act/report.ts';
+import { createTeller, type Teller } from './act/tell.ts';
 import { convertFetched } from './conversion.ts';
 import { FetchFailure, judgeError } from './decide/failures.ts';
 import { readSettings } from './decide/settings.ts';
@@ -32,28 +34,38 @@ function failureOf(error: unknown): FetchFailure {
   return judgeError({ code, text: errorText(error) }, asked);
 }
 
-async function main(): Promise<void> {
-  const [command, ...more] = process.argv.slice(2);
-  if ((command !== 'fetch' && command !== 'convert') || more.length > 0) {
-    log.error('usage: node converter/main.ts fetch|convert (settings come from the environment)');
-    process.exitCode = 2;
-    return;
+/** Who tells the cluster; null where the chart names no ConfigMap, or there is no cluster. */
+async function makeTeller(): Promise<Teller | null> {
+  const { PROGRESS_PATH: path, PROGRESS_KEY: key } = process.env;
+  if (!path || !key) return null;
+  try {
+    const { connect } = await import('#platform/kubernetes/connect.ts');
+    return createTeller({ client: await connect(), path, key, log });
+  } catch (error) {
+    log.warn('progress cannot be told to the cluster', { path, reason: errorText(error) });
+    return null;
   }
-  // Engines run as other users and only read.
-  process.umask(0o022);
-  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => stop.abort());
+}
+
+async function work(command: 'fetch' | 'convert'): Promise<void> {
+  let part: ProgressState = 'Fetching';
+  let teller: Teller | null = null;
   try {
     const settings = readSettings(process.env);
+    teller = await makeTeller();
     const options = {
       settings,
       log: log.with({ model: settings.modelName }),
       signal: stop.signal,
-      print: (line: string) => void process.stdout.write(line),
+      print: (line: string): void => {
+        process.stdout.write(line);
+        teller?.tell(line);
+      },
     };
     const fetched = await fetchRevision({ ...options, onReceived: makeCollector() });
-    const { gthread: _, ...published } = fetched;
-    options.log.info('published', published);
+    options.log.info('published', { ...fetched, gthread: null });
     if (command === 'convert') {
+      part = 'Converting';
       fetched.gthread = await convertFetched(options, fetched);
       options.log.info('converted', { ...fetched.gthread });
     }
@@ -61,8 +73,20 @@ async function main(): Promise<void> {
   } catch (error) {
     const failure = failureOf(error);
     log.error(`the ${command} failed`, { reason: failure.reason, detail: failure.message });
-    end(failureMessage(failure), 1);
+    end(failureMessage(failure, part), 1);
+  } finally {
+    await teller?.close();
   }
+}
+
+async function main(): Promise<void> {
+  const [command, ...more] = process.argv.slice(2);
+  // Engines run as other users and only read.
+  process.umask(0o022);
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => stop.abort());
+  if ((command === 'fetch' || command === 'convert') && more.length === 0) return work(command);
+  log.error('usage: node converter/main.ts fetch|convert (settings come from the environment)');
+  process.exitCode = 2;
 }
 
 await main();

@@ -34,8 +34,11 @@ import { fetchJob } from './manifests/fetch-job.ts';
 import { rememberedBy } from './remembered.ts';
 import { ownAnnotations } from './settings.ts';
 
-/** A failed fetch is tried again after this, ms: a token or a network may have been mended since. */
+/** A failed fetch is tried again after this, ms: a disk or a network may have been mended since. */
 export const fetchRetryMs = 10 * 60_000;
+/** So is one that the hub refused: a licence is accepted, a Secret of the user's edited, and nothing here shows it. */
+export const accessRetryMs = 2 * 60_000;
+const accessReasons = ['TokenNeeded', 'TokenRefused', 'LicenceNotAccepted', 'NotFoundOrPrivate'];
 export type Fetch =
   | { state: 'running'; message: string; progress: FetchProgress | null }
   | ({ state: 'done' } & FetchResult)
@@ -126,12 +129,10 @@ function firstStep(
   };
 }
 
-/** The Job, with a hash of all that its outcome depends on: the token's Secret counts by its version. */
-function jobToBe(view: ClusterView, model: Model, at: { name: string; node: string }): Job {
-  const { namespace, huggingFace } = view.settings;
-  const job = fetchJob(view.settings, model, at);
-  const secret = view.snapshot.secrets.get(`${namespace}/${huggingFace.secretName}`);
-  const inputs = shortHash(JSON.stringify([job.spec, secret?.metadata.resourceVersion ?? '']));
+/** The Job, with a hash of all that its outcome depends on. */
+function jobToBe({ settings }: ClusterView, model: Model, at: { name: string; node: string }): Job {
+  const job = fetchJob(settings, model, at);
+  const inputs = shortHash(JSON.stringify([job.spec, settings.huggingFace.tokenVersion]));
   job.metadata.annotations = { [ownAnnotations.fetchInputs]: inputs };
   return job;
 }
@@ -193,8 +194,10 @@ function jobStep(
 
 /** A Job that has used up its attempts: told, and after a while begun again. */
 function failedStep(view: ClusterView, pods: Pod[], failed: ObjectCondition, again: Effect): FetchStep {
-  const retryAtMs = Date.parse(failed.lastTransitionTime ?? '') + fetchRetryMs;
-  const fetch: Fetch = { state: 'failed', ...faultOf(pods, failed) };
+  const fault = faultOf(pods, failed);
+  const fetch: Fetch = { state: 'failed', ...fault };
+  const pauseMs = accessReasons.includes(fault.reason) ? accessRetryMs : fetchRetryMs;
+  const retryAtMs = Date.parse(failed.lastTransitionTime ?? '') + pauseMs;
   if (!Number.isFinite(retryAtMs)) return { fetch, effects: [], wakeAtMs: null };
   const isDue = retryAtMs <= view.nowMs;
   return { fetch, effects: isDue ? [again] : [], wakeAtMs: isDue ? null : retryAtMs };

@@ -37,8 +37,6 @@ export function projected(kind: WatchedKind, object: KubernetesObject): Kubernet
     }
     case 'jobs':
       return { apiVersion, kind: objectKind, metadata, status: object.status };
-    case 'secrets':
-      return { apiVersion, kind: objectKind, metadata };
     case 'models':
     case 'progress':
     case 'gpus':

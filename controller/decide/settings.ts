@@ -36,7 +36,8 @@ export interface ControllerSettings {
   /** Tolerations of every model pod and fetch Job, next to the Model's own. */
   tolerations: Toleration[];
   route: RouteSettings;
-  huggingFace: { endpoint: string; secretName: string };
+  /** `tokenVersion` changes with the token: the controller may not read Secrets. */
+  huggingFace: { endpoint: string; secretName: string; tokenVersion: string };
   /** Where fetch Jobs tell their progress, and as whom; null: they do not. */
   progress: { configMap: string; serviceAccount: string } | null;
   /** A node or agent that is silent for this long counts as gone, ms. */

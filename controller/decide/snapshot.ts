@@ -1,5 +1,4 @@
 /** Everything a plan looks at, at one moment. */
-import type { KubernetesObject } from '#platform/kubernetes/client.ts';
 import type { Gpu, Job, Model, Node, Pod, ProgressNotes, Route, Service } from './kubernetes.ts';
 
 /** What is watched. `ownPods` are the agents' and the fetch Jobs' pods in the chart's namespace. */
@@ -12,8 +11,6 @@ export interface Watched {
   jobs: Job;
   services: Service;
   routes: Route;
-  /** The token's Secret alone, and of it its version alone. */
-  secrets: KubernetesObject;
   /** The one ConfigMap in which fetch Jobs tell how far they are. */
   progress: ProgressNotes;
 }
@@ -27,7 +24,6 @@ export const watchedKinds = [
   'jobs',
   'services',
   'routes',
-  'secrets',
   'progress',
 ] as const satisfies readonly WatchedKind[];
 

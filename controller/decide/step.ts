@@ -66,7 +66,6 @@ export const emptyState = (): State => ({
     jobs: new Map(),
     services: new Map(),
     routes: new Map(),
-    secrets: new Map(),
     progress: new Map(),
   },
   synced: new Set(),

@@ -17,14 +17,7 @@ const routePaths = {
 export function watchedLists(
   settings: ControllerSettings,
 ): Record<WatchedKind, { path: string; selectors: Selectors } | null> {
-  const { namespace, route, huggingFace, progress } = settings;
-  const named = (kind: string, name: string | undefined) =>
-    name
-      ? {
-          path: `/api/v1/namespaces/${namespace}/${kind}`,
-          selectors: { fieldSelector: `metadata.name=${name}` },
-        }
-      : null;
+  const { namespace, route, progress } = settings;
   const ofModels = { labelSelector: labels.model };
   const own = `${labels.partOf}=${partOf},${labels.component} in (${components.agent},${components.fetch})`;
   return {
@@ -39,8 +32,10 @@ export function watchedLists(
     jobs: { path: `/apis/batch/v1/namespaces/${namespace}/jobs`, selectors: ofModels },
     services: { path: '/api/v1/services', selectors: ofModels },
     routes: route.kind === 'none' ? null : { path: routePaths[route.kind], selectors: ofModels },
-    secrets: named('secrets', huggingFace.secretName),
-    progress: named('configmaps', progress?.configMap),
+    progress: progress && {
+      path: `/api/v1/namespaces/${namespace}/configmaps`,
+      selectors: { fieldSelector: `metadata.name=${progress.configMap}` },
+    },
   };
 }
 

@@ -70,9 +70,13 @@ export class Progress {
 
 export const successMessage = (fetched: Fetched): string => `${JSON.stringify(fetched)}\n`;
 
-export function failureMessage(failure: Pick<FetchFailure, 'reason' | 'message'>): string {
+/** @param part of the work in which it failed */
+export function failureMessage(
+  failure: Pick<FetchFailure, 'reason' | 'message'>,
+  part: ProgressState,
+): string {
   const message = failure.message.slice(0, messageLengthMax);
-  return `${JSON.stringify({ error: { reason: failure.reason, message } })}\n`;
+  return `${JSON.stringify({ error: { reason: failure.reason, message, part } })}\n`;
 }
 
 /** @returns what went wrong; outside Kubernetes there may be no such path, which must not fail the fetch */

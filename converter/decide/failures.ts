@@ -5,6 +5,7 @@ export type FailureReason =
   | 'ModelNotFound'
   | 'RevisionNotFound'
   | 'TokenNeeded'
+  | 'NotFoundOrPrivate'
   | 'TokenRefused'
   | 'LicenceNotAccepted'
   | 'HubRefused'
@@ -89,8 +90,8 @@ function accessFailure(refusal: Refusal, asked: Asked): FetchFailure {
   }
   if (!hasToken) {
     return new FetchFailure(
-      'TokenNeeded',
-      `the hub knows no public model ${modelName}: check spec.modelName; if it is private, set ${tokenValue}`,
+      'NotFoundOrPrivate',
+      `${endpoint} shows no model ${modelName} to a client without a token: check spec.modelName for a misspelling; if the model is private, set ${tokenValue}`,
     );
   }
   return new FetchFailure(
@@ -102,7 +103,7 @@ function accessFailure(refusal: Refusal, asked: Asked): FetchFailure {
 /** What an HTTP status that is no success means. */
 export function judgeStatus(refusal: Refusal, asked: Asked): FetchFailure {
   const { status, errorCode } = refusal;
-  const { endpoint, modelName, revision } = asked;
+  const { endpoint, modelName, revision, hasToken } = asked;
   const afterMs = parseRetryAfter(refusal.retryAfter, refusal.nowMs);
   if (status === 401 || status === 403) return accessFailure(refusal, asked);
   if (status === 404 && errorCode === 'RevisionNotFound') {
@@ -117,7 +118,7 @@ export function judgeStatus(refusal: Refusal, asked: Asked): FetchFailure {
   if (status === 404) {
     return new FetchFailure(
       'ModelNotFound',
-      `${endpoint} has no model ${modelName} with revision ${revision}: check spec.modelName and spec.revision`,
+      `${endpoint} has no model ${modelName} with revision ${revision}: check spec.modelName and spec.revision${hasToken ? `; if it is private, check that the account whose token is in ${tokenValue} may see it` : ''}`,
     );
   }
   if (status === 429) {

@@ -59,16 +59,7 @@ const updates = (nextEngine: string | null): Update[] => [
   },
   ...(nextEngine === null ? [] : [{ field: 'vllmImage', patch: { vllmImage: nextEngine }, rolls: true }]),
   { field: 'modelName', patch: { modelName: 'Qwen/Qwen2.5-1.5B-Instruct' }, rolls: true, unnamed: true },
-  {
-    // This release fetches but does not convert: the Model says so, and what runs goes on.
-    field: 'loadFormat',
-    patch: { loadFormat: 'gthread' },
-    rolls: false,
-    unnamed: true,
-    applied: async () =>
-      (await field(`model ${model}`, '.status.conditions[?(@.type=="Converted")].reason')) ===
-      'ConversionUnavailable',
-  },
+  { field: 'loadFormat', patch: { loadFormat: 'gthread' }, rolls: true, unnamed: true },
 ];
 
 const podField = (path: string): Promise<string> =>

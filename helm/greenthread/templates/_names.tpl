@@ -27,6 +27,18 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{ .Values.controller.huggingFaceSecret | default (printf "%s-huggingface" (.Release.Name | trunc 50)) }}
 {{- end }}
 
+{{/* Service account of fetch Jobs, and the ConfigMap in which they tell how far they are. */}}
+{{- define "greenthread.fetch" -}}{{ .Release.Name | trunc 50 }}-fetch{{- end }}
+
+{{/* Changes with the token, and tells nothing of it: a fetch that failed begins again. */}}
+{{- define "greenthread.tokenVersion" -}}
+{{- if .Values.controller.huggingFaceSecret -}}
+{{- dig "metadata" "resourceVersion" "" (lookup "v1" "Secret" .Release.Namespace .Values.controller.huggingFaceSecret) -}}
+{{- else if .Values.controller.huggingFaceToken -}}
+{{- .Values.controller.huggingFaceToken | sha256sum | trunc 12 -}}
+{{- end -}}
+{{- end }}
+
 {{- define "greenthread.pullSecrets" -}}
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:

@@ -25,7 +25,7 @@ export const settings: ControllerSettings = {
   modelsPath: '/mnt/models',
   tolerations: [{ key: 'nvidia.com/gpu', operator: 'Exists' }],
   route: { kind: 'ingress', className: 'edge', host: '', annotations: {}, scheme: 'http' },
-  huggingFace: { endpoint: '', secretName: 'greenthread-huggingface' },
+  huggingFace: { endpoint: '', secretName: 'greenthread-huggingface', tokenVersion: '7' },
   progress: { configMap: 'greenthread-progress', serviceAccount: 'greenthread-fetch' },
   silentAfterMs: 10_000,
 };
@@ -179,7 +179,6 @@ export function snapshot(world: World): Snapshot {
     jobs: byKey(world.jobs),
     services: new Map(),
     routes: new Map(),
-    secrets: new Map(),
     progress: new Map(),
   };
 }

@@ -1,6 +1,6 @@
 /** Files on their way: fetched, converted, counted in bytes, and begun again as soon as what was wrong has changed. */
 import { describe, expect, it } from 'vitest';
-import { fetchJobName } from '../../../controller/decide/fetch.ts';
+import { accessRetryMs, fetchJobName } from '../../../controller/decide/fetch.ts';
 import type { ControllerSettings } from '../../../controller/decide/settings.ts';
 import { gpu, model, settings } from './builders.ts';
 import { PlainCluster } from './plain-cluster.ts';
@@ -32,14 +32,6 @@ function tell(cluster: PlainCluster, text: string): void {
     data: { [jobOf(cluster).metadata.name]: text },
   });
 }
-function setSecret(cluster: PlainCluster, resourceVersion: string): void {
-  cluster.objects.secrets.set('greenthread/greenthread-huggingface', {
-    apiVersion: 'v1',
-    kind: 'Secret',
-    metadata: { name: 'greenthread-huggingface', namespace: 'greenthread', resourceVersion },
-  });
-}
-
 describe('a Model of the gthread form', () => {
   it('is Converting until its form is there, then comes up', () => {
     const cluster = of('gthread');
@@ -145,20 +137,19 @@ describe('bytes', () => {
 
 describe('a fetch that failed', () => {
   const refused = { error: { reason: 'TokenRefused', message: 'the hub refuses our token' } };
+  const set =
+    (change: Partial<ControllerSettings>) =>
+    (cluster: PlainCluster): void => {
+      Object.assign(cluster.settings, change);
+    };
   const mended: [string, (cluster: PlainCluster) => void][] = [
-    ['token', (cluster) => setSecret(cluster, '8')],
-    [
-      'endpoint',
-      ({ settings: given }) =>
-        Object.assign(given, { huggingFace: { ...settings.huggingFace, endpoint: 'http://hub' } }),
-    ],
-    ['image', ({ settings: given }) => Object.assign(given, { image: 'localhost/greenthread:2' })],
+    ['token', set({ huggingFace: { ...settings.huggingFace, tokenVersion: '8' } })],
+    ['endpoint', set({ huggingFace: { ...settings.huggingFace, endpoint: 'http://hub' } })],
+    ['image', set({ image: 'localhost/greenthread:2' })],
   ];
 
   it.each(mended)('begins again at once with another %s', (_, mend) => {
     const cluster = of('auto');
-    setSecret(cluster, '7');
-    cluster.settle();
     const before = jobOf(cluster).metadata.uid;
     cluster.fetchesEnd(refused, 'Failed');
     cluster.settle();
@@ -190,6 +181,19 @@ describe('a fetch that failed', () => {
     for (const [, mend] of mended) mend(cluster);
     cluster.settle();
     expect(jobOf(cluster).metadata.uid).toBe(before);
+  });
+
+  it('for want of a licence or a Secret is tried again soon: nothing here shows when it is mended', () => {
+    const cluster = of('auto');
+    cluster.fetchesEnd(refused, 'Failed');
+    cluster.settle();
+    const before = jobOf(cluster).metadata.uid;
+    cluster.nowMs += accessRetryMs - 1;
+    cluster.settle();
+    expect(jobOf(cluster).metadata.uid).toBe(before);
+    cluster.nowMs += 1;
+    cluster.settle();
+    expect(jobOf(cluster).metadata.uid).not.toBe(before);
   });
 
   it('does not speak for the Job that follows it', () => {

@@ -90,7 +90,11 @@ describe.concurrent('the Job', () => {
     const failing = job(one);
     expect(await failing.ended).toBe(1);
     expect(failing.termination()).toEqual({
-      error: { reason: 'TokenNeeded', message: expect.stringContaining('controller.huggingFaceToken') },
+      error: {
+        reason: 'TokenNeeded',
+        message: expect.stringContaining('controller.huggingFaceToken'),
+        part: 'Fetching',
+      },
     });
   });
 

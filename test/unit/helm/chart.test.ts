@@ -122,6 +122,36 @@ describe.skipIf(helm === null)('the rendered chart', () => {
     expect(names.filter((name) => !source.includes(name))).toEqual([]);
   });
 
+  it('lets fetch Jobs change one ConfigMap and nothing else, in which the controller reads their progress', async () => {
+    const objects = await render();
+    const { rules } = objects.find(
+      ({ kind, metadata }) => kind === 'Role' && metadata.name === 'greenthread-fetch',
+    )!;
+    expect(rules).toEqual([
+      { apiGroups: [''], resources: ['configmaps'], resourceNames: ['greenthread-fetch'], verbs: ['patch'] },
+    ]);
+    const { controller } = readEnvironment(
+      environmentOf(of(objects, 'Deployment', 'greenthread-controller')),
+    );
+    expect(controller.progress).toEqual({
+      configMap: 'greenthread-fetch',
+      serviceAccount: 'greenthread-fetch',
+    });
+  });
+
+  it('tells the controller when the token is another, and not what it is', async () => {
+    const version = async (...set: string[]) =>
+      environmentOf(of(await render(...set), 'Deployment', 'greenthread-controller'))
+        .GREENTHREAD_HF_TOKEN_VERSION;
+    const versions = [
+      await version(),
+      await version('controller.huggingFaceToken=hf_a'),
+      await version('controller.huggingFaceToken=hf_b'),
+    ];
+    expect(new Set(versions).size).toBe(3);
+    expect(await version('controller.huggingFaceToken=hf_a')).toBe(versions[1]);
+  });
+
   it('keeps a token in a Secret and nowhere else', async () => {
     const objects = await render('controller.huggingFaceToken=hf_secret');
     const secret = of(objects, 'Secret', 'greenthread-huggingface');
