@@ -5,6 +5,7 @@
 It lands in the cache, once for each choice, and its folder's path is printed on stdout. The weights are the same on every machine
 (one seed); greedy answers of a float32 model do not flip between batch shapes, those of bfloat16 may.
 """
+
 import argparse
 import json
 import os
@@ -24,8 +25,7 @@ OUTER_PARAMETERS = 2 * VOCABULARY * HIDDEN + HIDDEN
 # Files of about this size, as a hub's larger models have several.
 SHARD_BYTES = 512 * 1024 * 1024
 CHAT_TEMPLATE = (
-    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant:{% endif %}"
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
 )
 
 
@@ -121,8 +121,9 @@ def write_weights(folder: Path, layers: int, dtype: str, seed: int) -> int:
         base = f"model.layers.{layer}"
         for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
             add(f"{base}.self_attn.{name}.weight", random(HIDDEN, HIDDEN))
-        for name, shape in (("gate_proj", (INTERMEDIATE, HIDDEN)), ("up_proj", (INTERMEDIATE, HIDDEN)), ("down_proj", (HIDDEN, INTERMEDIATE))):
-            add(f"{base}.mlp.{name}.weight", random(*shape))
+        for name in ("gate_proj", "up_proj"):
+            add(f"{base}.mlp.{name}.weight", random(INTERMEDIATE, HIDDEN))
+        add(f"{base}.mlp.down_proj.weight", random(HIDDEN, INTERMEDIATE))
         for name in ("input_layernorm", "post_attention_layernorm"):
             add(f"{base}.{name}.weight", torch.ones(HIDDEN, dtype=target))
         say(f"layer {layer + 1} of {layers}")

@@ -11,8 +11,9 @@ __version__ = "0.1.0"
 
 def platform() -> str | None:
     """Entry point vllm.platform_plugins: takes over where vLLM itself would be on its CPU platform."""
-    import vllm
     from vllm.platforms import cpu_platform_plugin
+
+    import vllm
 
     from .versions import is_supported
 
@@ -24,9 +25,10 @@ def platform() -> str | None:
 def register() -> None:
     """Entry point vllm.general_plugins. On a release that we do not know, vLLM stays as it is, and asking for `gthread`
     says why it cannot be had."""
-    import vllm
     from vllm.logger import init_logger
     from vllm.model_executor.model_loader import register_model_loader
+
+    import vllm
 
     from .versions import SUPPORTED_TEXT, is_supported
 

@@ -11,7 +11,7 @@ from vllm.logger import init_logger
 
 from . import cpu_memory, cuda_memory, facts, image_file, image_key, memory, plain_gemm, tensors
 from .image_layout import Layout
-from .places import read_places
+from .places import own_folder, read_places
 from .sleep_cycle import TAGS, Memory, SleepCycle, SuspendFailed
 
 if TYPE_CHECKING:
@@ -58,9 +58,7 @@ class GThreadBackend(SleepModeBackend):
         kept: Memory
         if runtime is None:
             context = config.compilation_config.static_forward_context
-            self._memory = kept = cpu_memory.CpuMemory(
-                image, storages, places.map_weights, lambda: cpu_memory.kv_storages(context)
-            )
+            self._memory = kept = cpu_memory.CpuMemory(image, storages, places.map_weights, lambda: cpu_memory.kv_storages(context))
         else:
             from vllm.device_allocator import get_mem_allocator_instance
 
@@ -157,7 +155,11 @@ def _find_or_write(
                 path.unlink(missing_ok=True)
     started = time.perf_counter()
     read = cpu_memory.read_storage(storages) if runtime is None else cuda_memory.read_storage(runtime, storages)
-    path = image_file.write_image(own, name, layout, given, read)
+    try:
+        path = image_file.write_image(own, name, layout, given, read)
+    except PermissionError as error:
+        logger.error("gthread: %s: the image is this engine's alone, in %s", error, own_folder())
+        path = image_file.write_image(own_folder(), name, layout, given, read)
     seconds = time.perf_counter() - started
     logger.info("gthread: image %s, %d bytes, written in %.3f s", path, layout.data_bytes, seconds)
     return image_file.open_image(path, verify=False)

@@ -1,7 +1,7 @@
 """Guards vLLM's engine core: what would run on missing weights is refused before it reaches the worker.
 
-The worker's own guard (worker.py) is the last line: it makes a step fail, and with it the engine. Here a wrong call is answered with
-an error and the engine lives on. vLLM has no hook for it, so three methods are wrapped; versions.py says for which releases.
+The worker's own guard (worker.py) is the last line: it makes a step fail, and with it the engine. Here a wrong call is answered
+with an error and the engine lives on. vLLM has no hook for it, so three methods are wrapped; versions.py says for which releases.
 """
 
 from __future__ import annotations

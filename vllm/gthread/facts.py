@@ -25,6 +25,7 @@ def architecture(device_type: str) -> str:
 def gather(config: VllmConfig, rank: int, device_type: str, packing: str) -> dict[str, object]:
     """Plain values, the same in every engine whose image has the same bytes."""
     import torch
+
     import vllm
 
     model, parallel = config.model_config, config.parallel_config

@@ -68,7 +68,7 @@ class GThreadLoader(DefaultModelLoader):
                 "without its guard a step could run on missing weights"
             )
         if config.parallel_config.enable_eplb:
-            raise SettingError("--enable-eplb moves experts' weights while they serve; with gthread they are an image: leave one out")
+            raise SettingError("--enable-eplb moves experts' weights while they serve; gthread's are an image: leave one out")
         config.model_config.sleep_mode_backend = "gthread"
 
     # -- from an image
@@ -111,9 +111,7 @@ class GThreadLoader(DefaultModelLoader):
 
     # -- from the gthread form
 
-    def get_all_weights(
-        self, model_config: ModelConfig, model: nn.Module
-    ) -> Generator[tuple[str, torch.Tensor], None, None]:
+    def get_all_weights(self, model_config: ModelConfig, model: nn.Module) -> Generator[tuple[str, torch.Tensor], None, None]:
         form = self._places.form
         # A model that names its files itself wants others than the form was made of.
         if form is None or model_config is not self._main or getattr(model, "allow_patterns_overrides", None) is not None:
@@ -123,8 +121,7 @@ class GThreadLoader(DefaultModelLoader):
             logger.warning("gthread: %s is not there (conversion writes it): upstream files are read instead", form)
             yield from super().get_all_weights(model_config, model)
             return
-        if self.counter_before_loading_weights == 0.0:
-            self.counter_before_loading_weights = time.perf_counter()
+        self.counter_before_loading_weights = time.perf_counter()
         unused = getattr(model, "is_unused_checkpoint_weight", None)
         manifest = weights_source.read_manifest(form)
         for tensor, data in weights_source.tensors(form, self._places.staged, manifest, logger.info):

@@ -51,9 +51,9 @@ class Tensor:
 class Manifest:
     model_name: str
     commit: str
+    chunk_hashes: bytes
     bytes: int
     chunk_bytes: int
-    chunk_hashes: bytes
     tensors: tuple[Tensor, ...]
 
 
@@ -171,7 +171,7 @@ def decode_manifest(data: bytes) -> Manifest:
                 raise ManifestError(f"more than {TENSORS_MAX} tensors")
     if version != VERSION:
         raise ManifestError(f"version {version}, not {VERSION}")
-    manifest = Manifest(model_name, commit, size, chunk, hashes, tuple(tensors))
+    manifest = Manifest(model_name, commit, hashes, size, chunk, tuple(tensors))
     _check(manifest)
     return manifest
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import vllm
 from vllm.model_executor.model_loader.base_loader import BaseModelLoader
+
+import vllm
 
 from .versions import require_supported
 

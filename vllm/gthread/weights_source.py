@@ -57,9 +57,7 @@ def _map_whole(path: Path, length: int) -> memory.Mapping:
         os.close(descriptor)
 
 
-def tensors(
-    form: Path, staged: Path | None, manifest: Manifest, say: Callable[[str], None]
-) -> Iterator[tuple[Tensor, memoryview]]:
+def tensors(form: Path, staged: Path | None, manifest: Manifest, say: Callable[[str], None]) -> Iterator[tuple[Tensor, memoryview]]:
     """In order of need. Mappings stay: what was handed out may be held for long.
 
     @param staged None, or where the agent would have put them: no such folder means that it did not

@@ -119,7 +119,7 @@ def _refused(name: str, stock: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(stock)
     def refused(self: GThreadWorker, *args: Any, **kwargs: Any) -> Any:
         if self._gthread is not None:
-            raise WeightsAreShared(f"{name} refused: these weights are an image that other engines use; start an engine with the new ones")
+            raise WeightsAreShared(f"{name} refused: other engines use these weights' image; start an engine with the new ones")
         return stock(self, *args, **kwargs)
 
     return refused

@@ -1,0 +1,167 @@
+"""An image: written once, whole or not at all, with a hash for each storage."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from gthread import image_file, memory
+from gthread.image_file import find_by_key, find_image, open_image, write_image
+from gthread.image_key import image_name, key_of, model_identity
+from gthread.image_layout import ImageError, Layout, TensorPlace, plan
+
+SIZES = [3_000_000, 40, 5000]
+CONTENT = [os.urandom(size) for size in SIZES]
+FACTS: dict[str, object] = {"dtype": "float32", "rank": 0}
+
+
+def place(name: str, kind: str = "parameter") -> TensorPlace:
+    return TensorPlace(name, kind, "uint8", (1,), (1,), 0)
+
+
+def a_layout() -> Layout:
+    """Of SIZES; the one in the middle is a buffer, so it comes last."""
+    kinds = ["parameter", "buffer", "parameter"]
+    return plan((size, (place(f"t{i}", kind),)) for i, (size, kind) in enumerate(zip(SIZES, kinds, strict=True)))
+
+
+def content_of(layout: Layout, number: int) -> bytes:
+    return CONTENT[int(layout.storages[number].tensors[0].name[1:])]
+
+
+def written(folder: Path) -> Path:
+    layout = a_layout()
+    return write_image(folder, "k-l.image", layout, FACTS, lambda number: [memoryview(content_of(layout, number))])
+
+
+def test_what_a_sleep_frees_makes_one_run_without_gaps_that_matter() -> None:
+    layout = a_layout()
+    assert [s.tensors[0].name for s in layout.storages] == ["t0", "t2", "t1"]
+    assert layout.storages[1].offset - SIZES[0] < 256
+    assert layout.run_bytes % memory.PAGE_BYTES == 0
+    assert SIZES[0] + SIZES[2] <= layout.run_bytes <= layout.storages[2].offset
+    assert layout.data_bytes % memory.HUGE_PAGE_BYTES == 0
+
+
+def test_a_storage_with_a_buffer_in_it_is_not_freed() -> None:
+    mixed = plan([(8, (place("a"), place("b", "buffer")))])
+    assert mixed.run_bytes == 0
+
+
+def test_it_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    image = open_image(written(tmp_path))
+    assert image.facts == FACTS
+    assert [s.tensors for s in image.layout.storages] == [s.tensors for s in a_layout().storages]
+    for number, storage in enumerate(image.layout.storages):
+        assert bytes(image.view(storage)) == content_of(image.layout, number)
+    assert bytes(memory.view_of(image.run_address, 5)) == CONTENT[0][:5]
+    assert stat.S_IMODE(image.path.stat().st_mode) == 0o444
+    assert os.listdir(tmp_path) == ["k-l.image"]
+
+
+def test_its_pages_can_be_mapped_ahead_and_dropped(tmp_path: Path) -> None:
+    image = open_image(written(tmp_path))
+    assert image.prefault()
+    image.unmap_pages()
+    assert bytes(image.view(image.layout.storages[0])) == CONTENT[0]
+
+
+def test_the_first_writer_wins(tmp_path: Path) -> None:
+    first = written(tmp_path).stat().st_ino
+    assert written(tmp_path).stat().st_ino == first
+
+
+@pytest.mark.parametrize("part", ["head", "index", "data", "end"])
+def test_a_changed_byte_is_seen(tmp_path: Path, part: str) -> None:
+    path = written(tmp_path)
+    size = path.stat().st_size
+    at = {"head": 3, "index": 60, "data": memory.HUGE_PAGE_BYTES + 7, "end": size - 1}[part]
+    path.chmod(0o600)
+    with path.open("r+b") as file:
+        if part == "end":
+            file.truncate(at)
+        else:
+            file.seek(at)
+            byte = file.read(1)
+            file.seek(at)
+            file.write(bytes([byte[0] ^ 1]))
+    with pytest.raises(ImageError):
+        open_image(path)
+
+
+@pytest.mark.parametrize("length", [0, 10, 48, 100])
+def test_a_stump_is_no_image(tmp_path: Path, length: int) -> None:
+    path = written(tmp_path)
+    (tmp_path / "stump").write_bytes(path.read_bytes()[:length])
+    with pytest.raises(ImageError):
+        open_image(tmp_path / "stump")
+
+
+def test_an_index_whose_storages_overlap_is_refused(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    layout = a_layout()
+    moved = replace(layout, storages=(layout.storages[0], replace(layout.storages[1], offset=10), layout.storages[2]))
+    path = write_image(tmp_path, "k-m.image", moved, FACTS, lambda number: [memoryview(content_of(moved, number))])
+    with pytest.raises(ImageError, match="overlap"):
+        open_image(path)
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        written(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_storage_of_another_size_leaves_nothing(tmp_path: Path) -> None:
+    for wrong in (b"short", b"long" * 1_000_000):
+        with pytest.raises(ImageError):
+            write_image(tmp_path, "k-l.image", a_layout(), FACTS, lambda _, w=wrong: [memoryview(w)])
+        assert os.listdir(tmp_path) == []
+
+
+def test_what_a_killed_writer_left_is_removed_and_a_living_ones_is_not(tmp_path: Path) -> None:
+    (tmp_path / "x.image.999999999.partial").write_bytes(b"")
+    (tmp_path / f"y.image.{os.getppid()}.partial").write_bytes(b"")
+    written(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["k-l.image", f"y.image.{os.getppid()}.partial"]
+
+
+def test_large_storages_go_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_file, "CHUNK_BYTES", 1000)
+    image = open_image(written(tmp_path))
+    assert bytes(image.view(image.layout.storages[0])) == CONTENT[0]
+
+
+def test_images_are_found_by_name_and_by_key(tmp_path: Path) -> None:
+    pool, own = tmp_path / "pool", tmp_path / "own"
+    written(own)
+    assert find_image([None, pool, own], "k-l.image") == own / "k-l.image"
+    assert find_image([pool], "k-l.image") is None
+    (own / "k-l.image.5.partial").write_bytes(b"")
+    (own / "kk-l.image").write_bytes(b"")
+    assert find_by_key([None, pool, own], "k") == [own / "k-l.image"]
+
+
+def test_the_key_knows_every_fact_and_not_their_order() -> None:
+    facts: dict[str, object] = {"a": 1, "b": {"c": None}}
+    assert key_of(facts) == key_of({"b": {"c": None}, "a": 1})
+    assert len({key_of(facts), key_of({**facts, "a": 2}), key_of({**facts, "d": 0})}) == 3
+    assert image_name("k", "x") != image_name("k", "y")
+
+
+def test_a_published_model_is_known_by_its_commit_and_another_by_its_files(tmp_path: Path) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    assert model_identity(f"/mnt/models/org--name/{commit}", None) == ["org--name", commit]
+    (tmp_path / "config.json").write_text("{}")
+    before = model_identity(str(tmp_path), None)
+    (tmp_path / "model.safetensors").write_bytes(b"1")
+    assert model_identity(str(tmp_path), None) != before
+    assert model_identity("org/name", "main") == ["org/name", "main"]
