@@ -4,9 +4,9 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { Agent, type Dispatcher, request } from 'undici';
 import { cache, repository as root } from '../../hack/nodes/places.ts';
 import { gpuBinaries, python } from '../../hack/one-node/programs.ts';
+import { EngineClient } from './engine-client.ts';
 
 const run = promisify(execFile);
 const commandMsMax = 5_000;
@@ -167,20 +167,15 @@ export class GpuNode {
   }
 }
 
-const deadline = (msMax: number | undefined) =>
-  msMax === undefined ? {} : { signal: AbortSignal.timeout(msMax) };
-
 /** One engine process, as the launcher would start it. */
-export class Engine {
+export class Engine extends EngineClient {
   readonly child: ChildProcess;
-  readonly socket: string;
   output = '';
   readonly ended: Promise<number | null>;
-  readonly #agent: Agent;
 
   constructor(node: GpuNode, folder: string, options: EngineOptions) {
+    super(join(folder, 'engine.sock'));
     mkdirSync(folder);
-    this.socket = join(folder, 'engine.sock');
     if (options.config !== null)
       writeFileSync(
         join(folder, 'config.json'),
@@ -223,7 +218,6 @@ export class Engine {
     for (const stream of [this.child.stdout!, this.child.stderr!])
       stream.on('data', (data) => (this.output += data));
     this.ended = new Promise((done) => this.child.once('close', (code) => done(code)));
-    this.#agent = new Agent({ connect: { socketPath: this.socket }, headersTimeout: 0, bodyTimeout: 0 });
   }
 
   get pid(): number {
@@ -233,85 +227,5 @@ export class Engine {
   async ready(): Promise<this> {
     await until(`the engine: ${this.output}`, () => this.get('/health').then(({ status }) => status === 200));
     return this;
-  }
-
-  async send(
-    path: string,
-    options: Partial<Dispatcher.RequestOptions> = {},
-  ): Promise<Dispatcher.ResponseData> {
-    return request(`http://engine${path}`, { dispatcher: this.#agent, method: 'POST', ...options } as never);
-  }
-
-  async get(path: string, msMax?: number): Promise<{ status: number; text: string }> {
-    const response = await this.send(path, { method: 'GET', ...deadline(msMax) });
-    return { status: response.statusCode, text: await response.body.text() };
-  }
-
-  /** A POST with a JSON body, and its JSON answer. */
-  // biome-ignore lint/suspicious/noExplicitAny: bodies of many shapes, read by tests
-  async post(path: string, body?: unknown, msMax?: number): Promise<{ status: number; json: any }> {
-    const json =
-      body === undefined
-        ? {}
-        : { body: JSON.stringify(body), headers: { 'content-type': 'application/json' } };
-    const response = await this.send(path, { ...json, ...deadline(msMax) });
-    const text = await response.body.text();
-    return { status: response.statusCode, json: text === '' ? null : JSON.parse(text) };
-  }
-
-  /** A chat stream: its tokens as they come. */
-  async stream(content: string, more: Record<string, unknown> = {}): Promise<ChatStream> {
-    const body = JSON.stringify({
-      model: 'org/model',
-      stream: true,
-      messages: [{ role: 'user', content }],
-      ...more,
-    });
-    const response = await this.send('/v1/chat/completions', {
-      body,
-      headers: { 'content-type': 'application/json' },
-    });
-    return new ChatStream(response);
-  }
-
-  async close(): Promise<void> {
-    await this.#agent.destroy();
-  }
-}
-
-/** Reads a server-sent stream in the background. */
-export class ChatStream {
-  readonly tokens: string[] = [];
-  finishReason: string | null = null;
-  readonly done: Promise<void>;
-  readonly #body: Dispatcher.ResponseData['body'];
-
-  constructor(response: Dispatcher.ResponseData) {
-    this.#body = response.body;
-    this.done = this.#read();
-    this.done.catch(() => {}); // told to whoever awaits it
-  }
-
-  async #read(): Promise<void> {
-    let rest = '';
-    let ended = false;
-    for await (const chunk of this.#body.setEncoding('utf8')) {
-      const events = (rest + chunk).split('\n\n');
-      rest = events.pop()!;
-      for (const event of events) ended = this.#take(event.replace(/^data: /, '')) || ended;
-    }
-    if (!ended) throw new Error('the stream ended without [DONE]');
-  }
-
-  #take(data: string): boolean {
-    if (data === '[DONE]') return true;
-    const [choice] = JSON.parse(data).choices;
-    if (choice?.delta?.content) this.tokens.push(choice.delta.content);
-    this.finishReason = choice?.finish_reason ?? this.finishReason;
-    return false;
-  }
-
-  leave(): void {
-    this.#body.destroy();
   }
 }

@@ -1,11 +1,12 @@
 """What is not inference: health, models, tokens, metrics, and the dev routes that exist with VLLM_SERVER_DEV_MODE=1."""
 
 import asyncio
+import json
 
 from vllm import __version__
 
 from . import memory
-from .generation import content_text, json_body, model_of
+from .generation import content_text, invalid, json_body, model_of
 from .http_server import Refusal
 
 # Worker methods that /collective_rpc may name without harm.
@@ -42,9 +43,10 @@ async def tokenize(server, request, reply):
     if prompt is None:
         prompt = " ".join(content_text(message.get("content")) for message in body.get("messages") or [])
     if not isinstance(prompt, str) or not prompt:
-        raise Refusal(400, "prompt must be a text.", param="prompt")
+        raise invalid("Field required", "body.prompt")
     points = [ord(character) for character in prompt]
-    reply.json({"count": len(points), "max_model_len": server.max_model_len, "tokens": points, "token_strs": None})
+    strings = list(prompt) if body.get("return_token_strs") is True else None
+    reply.json({"count": len(points), "max_model_len": server.max_model_len, "tokens": points, "token_strs": strings})
 
 
 async def detokenize(server, request, reply):
@@ -52,7 +54,7 @@ async def detokenize(server, request, reply):
     model_of(server, body)
     tokens = body.get("tokens")
     if not isinstance(tokens, list) or not all(isinstance(token, int) and 0 <= token < 0x110000 for token in tokens):
-        raise Refusal(400, "tokens must be a list of token ids.", param="tokens")
+        raise invalid("Input should be a valid integer", "body.tokens.0")
     reply.json({"prompt": "".join(map(chr, tokens))})
 
 
@@ -62,46 +64,53 @@ async def detokenize(server, request, reply):
 def _mode(request):
     mode = request.query.get("mode", ["abort"])[-1]
     if mode not in ("abort", "wait", "keep"):
-        raise Refusal(400, f"Invalid mode '{mode}'. Expected 'abort', 'wait' or 'keep'.", "BadRequestError", "mode")
+        raise invalid("Input should be 'abort', 'wait' or 'keep'", "query.mode")
     return mode
 
 
 def _level(request):
     level = request.query.get("level", ["1"])[-1]
     if level not in ("0", "1", "2"):
-        raise Refusal(400, f"Invalid sleep level '{level}'. Expected 0, 1 or 2.", "BadRequestError", "level")
+        raise invalid("Input should be a valid integer, at least 0 and less than or equal to 2", "query.level")
     return int(level)
 
 
-async def _to_the_end(work):
+async def _to_the_end(server, operation, work):
     """A transition goes on when its caller leaves."""
-    return await asyncio.shield(asyncio.ensure_future(work))
+    async def counted():
+        with server.metrics.sleep_operation(operation):
+            await work
+
+    await asyncio.shield(asyncio.ensure_future(counted() if operation else work))
 
 
 async def sleep(server, request, reply):
     if not server.flags.enable_sleep_mode:
         raise Refusal(500, "Sleep mode is not enabled in the model config", "InternalServerError")
-    level = await _to_the_end(server.engine.sleep(_level(request), _mode(request)))
+    level, mode = _level(request), _mode(request)
+    await _to_the_end(server, "sleep", server.engine.sleep(level, mode))
     reply.json({"status": "sleeping", "level": level})
 
 
 async def wake_up(server, request, reply):
     tags = request.query.get("tags")
-    if tags and not set(tags) <= {"weights", "kv_cache", "scheduling"}:
-        raise Refusal(400, f"Invalid tags {tags}. Expected weights or kv_cache.", "BadRequestError", "tags")
     try:
-        await _to_the_end(server.engine.wake(tags))
+        await _to_the_end(server, "wake", server.engine.wake(tags))
     except memory.OutOfMemory as error:
         raise Refusal(500, str(error), "InternalServerError") from error
-    reply.json({"status": "sleeping" if server.engine.asleep else "awake"})
+    reply.json({"status": "sleeping" if server.engine.asleep else "awake", "tags": tags})
 
 
 async def is_sleeping(server, _request, reply):
-    reply.json({"is_sleeping": server.engine.asleep or server.engine.paused})
+    reply.json({"is_sleeping": server.engine.is_sleeping})
+
+
+async def is_paused(server, _request, reply):
+    reply.json({"is_paused": server.engine.pause_state is not None})
 
 
 async def pause(server, request, reply):
-    await _to_the_end(server.engine.pause(_mode(request)))
+    await _to_the_end(server, None, server.engine.pause(_mode(request)))
     reply.json({"status": "paused"})
 
 
@@ -110,17 +119,30 @@ async def resume(server, _request, reply):
     reply.json({"status": "resumed"})
 
 
-async def done(_server, _request, reply):
-    reply.bytes(b"", "text/plain; charset=utf-8")
+async def reset_prefix_cache(_server, _request, reply):
+    reply.json({"success": True})
+
+
+def _rpc_method(body):
+    """Its route reads the body itself, whatever its type."""
+    try:
+        words = json.loads(body)
+    except ValueError as error:
+        raise Refusal(400, f"JSON decode error: {error}") from None
+    if not isinstance(words, dict):
+        raise Refusal(400, "Request body must be a JSON object")
+    if words.get("method") is None:
+        raise Refusal(400, "Missing 'method' in request body")
+    return words["method"]
 
 
 async def collective_rpc(server, request, reply):
     """Any worker method by name; sleeping past the scheduler is what breaks the real engine, so it is written down."""
-    method = json_body(request).get("method")
+    method = _rpc_method(request.body)
     if method in ("sleep", "wake_up"):
         memory.report(server.engine.gpus[0], "sleep-past-the-scheduler", {"method": method})
     if method == "reload_weights":
-        await _to_the_end(server.engine.reload_weights())
+        await _to_the_end(server, None, server.engine.reload_weights())
     elif method not in RPC_METHODS:
-        raise Refusal(500, f"Call to collective_rpc method failed: '{method}'", "InternalServerError")
+        raise Refusal(500, f"Call to collective_rpc method failed: Worker failed with error ''Worker' object has no attribute '{method}''", "InternalServerError")
     reply.json({"results": [None for _ in server.engine.gpus]})

@@ -37,23 +37,30 @@ class Engine:
         self.gpus, self.plan = gpus, plan
         self._parameters, self._journal, self.metrics = parameters, journal, metrics
         self.running, self.waiting = [], []
-        self.level, self.paused, self.garbled = None, False, False
-        self.held_tags = set(TAGS)
+        # The scheduler: None, or why it takes nothing new: "draining" (what runs goes on) or "still".
+        self.pause_state, self.garbled = None, False
+        # What the engine believes to have given back, and at which level; what it has indeed.
+        self.sleeping_tags, self.level, self.held_tags = set(), 0, set(TAGS)
         # After a level 2 sleep the weights' memory comes back empty: nonsense until reload_weights.
         self._weights_lost = False
         self._leaked = 0
         self._transition = asyncio.Lock()
         self._work, self._idle = asyncio.Event(), asyncio.Event()
-        self._admitting = True
         self._card_checked_at, self._stepped_at = 0.0, 0.0
 
     @property
     def asleep(self):
-        return self.level is not None
+        """Memory is given back, of some tags at least, or so the engine believes."""
+        return bool(self.sleeping_tags)
 
     @property
-    def awake(self):
-        return not self.asleep and not self.paused
+    def is_sleeping(self):
+        """What /is_sleeping says: a paused scheduler counts, from the pause on."""
+        return self.pause_state is not None or self.asleep
+
+    @property
+    def _may_step(self):
+        return not self.asleep and (self.pause_state is None or (self.pause_state == "draining" and bool(self.running)))
 
     # Requests
 
@@ -80,7 +87,7 @@ class Engine:
             while True:
                 await self._work.wait()
                 settings = self._parameters.current()
-                if not self.awake or settings["hang"] == "generate":
+                if not self._may_step or settings["hang"] == "generate":
                     self._work.clear()
                     if settings["hang"] == "generate":
                         await asyncio.sleep(CARD_CHECK_SECONDS)
@@ -93,13 +100,13 @@ class Engine:
                 first = min(request.ready_at for request in self.running)
                 due = max(self._stepped_at + 1 / max(settings["tokensPerSecond"], TOKENS_PER_SECOND_MIN), first)
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
-                if self.awake:
+                if self._may_step:
                     self.step()
         except EngineDead as error:
             die(str(error))
 
     def _admit(self, settings):
-        while self._admitting and self.waiting and len(self.running) < MAX_RUNNING:
+        while self.pause_state is None and self.waiting and len(self.running) < MAX_RUNNING:
             request = self.waiting.pop(0)
             request.ready_at = time.monotonic() + settings["firstTokenMs"] / 1000
             self.running.append(request)
@@ -124,7 +131,7 @@ class Engine:
             if last:
                 self._finish(request)
         if emitted:
-            self._journal.tokens(emitted, self.awake)
+            self._journal.tokens(emitted, not self.asleep)
             self.metrics.tokens(len(emitted))
 
     def _finish(self, request):
@@ -149,29 +156,34 @@ class Engine:
     # Sleep and wake
 
     async def sleep(self, level, mode):
-        """Ends, waits for or keeps what runs, then gives memory back. Returns the level it sleeps at."""
+        """Pauses, then gives memory back. A second one frees nothing more, but ends what was kept when its mode says so, and the
+        gauge then tells its level."""
         async with self._transition:
             settings = self._parameters.fresh()
-            if self.asleep:
-                print("WARNING: the engine is already asleep; a second sleep does nothing", flush=True)
-                return self.level
-            started = time.monotonic()
             await self._quiet(mode)
             if settings["hang"] == "sleep":
                 await asyncio.Event().wait()
-            self.level = level
-            self._weights_lost = self._weights_lost or level == 2
             if level > 0:
-                await asyncio.sleep(settings["sleepMs"] / 1000)
-                self._leaked += int(settings["sleepLeaksMiB"] * memory.MIB)
-                if not settings["sleepKeepsMemory"]:
-                    self.held_tags = set()
-                    self._hold_tags()
-            self._admitting = True
-            self.metrics.sleep_operation("sleep", level, time.monotonic() - started)
-            return level
+                await self._give_back(level, settings)
+            self.metrics.sleep_level = level
+
+    async def _give_back(self, level, settings):
+        if "weights" in self.sleeping_tags:
+            print("WARNING: Executor is already sleeping.", flush=True)
+            return
+        await asyncio.sleep(settings["sleepMs"] / 1000)
+        self._leaked += int(settings["sleepLeaksMiB"] * memory.MIB)
+        self._weights_lost = self._weights_lost or level == 2
+        self.level = level
+        if not settings["sleepKeepsMemory"]:
+            self.held_tags = set()
+            self._hold_tags()
+        self.sleeping_tags = set(TAGS)
 
     async def _quiet(self, mode):
+        """Pauses the scheduler; with `wait` this takes as long as what runs."""
+        self.pause_state = "draining" if mode == "wait" else "still"
+        self._work.set()
         if mode == "abort":
             for request in self.running + self.waiting:
                 request.done = True
@@ -179,7 +191,6 @@ class Engine:
             self.running, self.waiting = [], []
             self._after_removal()
         elif mode == "wait":
-            self._admitting = False
             self._idle.clear()
             self._after_removal()
             await self._idle.wait()
@@ -197,37 +208,43 @@ class Engine:
             gpu.hold(wanted)
 
     async def wake(self, tags):
-        """Takes memory back, in steps; OutOfMemory leaves what was taken until then, as in vLLM."""
+        """Takes memory back, in steps; OutOfMemory leaves what was taken until then, as in vLLM. The scheduler goes on once nothing is
+        missing any more, or nothing was."""
         async with self._transition:
             settings = self._parameters.fresh()
-            if not self.asleep:
-                return
             if settings["hang"] == "wake":
                 await asyncio.Event().wait()
-            if settings["wakeFails"]:
-                raise RuntimeError("CUDA error: an illegal memory access was encountered (simulated: wakeFails)")
-            started, level = time.monotonic(), self.level
-            if level > 0:
-                try:
-                    await self._take_back(tags or TAGS, level, settings)
-                except memory.OutOfMemory as error:
-                    memory.report(error.gpu, "out-of-memory-on-wake", {"wantedBytes": error.wanted, "freeBytes": error.free})
-                    raise
-            if level == 0 or self.held_tags == set(TAGS):
+            if tags is None or set(tags) - {"scheduling"}:
+                await self._take_tags(None if tags is None else [tag for tag in tags if tag != "scheduling"], settings)
+            if not self.asleep:
                 self._resume_running(settings)
-                self.garbled = settings["wakeGarbles"]
-                self.level = None
+                self.pause_state = None
+                self.metrics.sleep_level = None
                 self._work.set()
-            self.metrics.sleep_operation("wake_up", level, time.monotonic() - started)
 
-    async def _take_back(self, tags, level, settings):
+    async def _take_tags(self, tags, settings):
+        if not self.asleep or not set(tags or ()) <= self.sleeping_tags:
+            print(f"WARNING: nothing to wake for {tags}: asleep are {sorted(self.sleeping_tags)}", flush=True)
+            return
+        if settings["wakeFails"]:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered (simulated: wakeFails)")
+        wanted = set(tags or self.sleeping_tags)
+        try:
+            await self._take_back(wanted, settings)
+        except memory.OutOfMemory as error:
+            memory.report(error.gpu, "out-of-memory-on-wake", {"wantedBytes": error.wanted, "freeBytes": error.free})
+            raise
+        self.sleeping_tags = self.sleeping_tags - wanted
+        self.garbled = settings["wakeGarbles"]
+
+    async def _take_back(self, tags, settings):
         missing = [tag for tag in TAGS if tag in tags and tag not in self.held_tags]
         await asyncio.sleep(settings["wakeBaseMs"] / 1000)
         bandwidth = settings["wakeGBPerSecond"] * 1e9
         for tag in missing:
             before = self.gpus[0].held
             after = max(before, self._bytes_of(self.held_tags | {tag}))
-            copied = self.plan.weights if tag == "weights" and level == 1 else 0
+            copied = self.plan.weights if tag == "weights" and self.level == 1 else 0
             for step in range(1, WAKE_STEPS + 1):
                 for gpu in self.gpus:
                     gpu.hold(before + (after - before) * step // WAKE_STEPS)
@@ -250,14 +267,12 @@ class Engine:
     async def pause(self, mode):
         async with self._transition:
             await self._quiet(mode)
-            self._admitting = True
-            self.paused = True
 
     def resume(self):
         """While asleep the real engine would answer nonsense from missing weights; this one stays quiet and says so."""
-        if self.asleep and self.level > 0:
+        if self.asleep:
             memory.report(self.gpus[0], "resume-while-asleep", {})
-        self.paused = False
+        self.pause_state = None
         self._work.set()
 
 

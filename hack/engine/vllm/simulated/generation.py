@@ -63,31 +63,35 @@ class Generation:
             "prompt_tokens": self.prompt_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
             "completion_tokens": self.completion_tokens,
-            "prompt_tokens_details": None,
         }
+
+
+def invalid(message, param=None):
+    """What the web framework finds wrong with a request before vLLM sees it. @param where, from `body` or `query` on"""
+    return Refusal(400, f"1 validation error:\n  {message}", param=param)
 
 
 def json_body(request):
     """The body as an object; vLLM's refusals otherwise."""
     if "application/json" not in request.headers.get("content-type", "").lower():
-        raise Refusal(400, "Unsupported Media Type: Only 'application/json' is allowed")
+        raise invalid("Unsupported Media Type: Only 'application/json' is allowed")
     try:
         body = json.loads(request.body)
     except ValueError as error:
-        raise Refusal(400, f"JSON decode error: {error}") from None
+        raise invalid(f"JSON decode error: {error}", f"body.{getattr(error, 'pos', 0)}") from None
     if not isinstance(body, dict):
-        raise Refusal(400, "Input should be a valid dictionary or object to extract fields from", param="body")
+        raise invalid("Input should be a valid dictionary or object to extract fields from", "body")
     return body
 
 
 def model_of(server, body):
-    """The name the client used; 404 for one that is not served. vLLM takes a missing one for its first."""
+    """The name that answers carry, which is the first whichever was used; 404 for one that is not served."""
     name = body.get("model")
     if name is None or name == "":
         return server.names[0]
     if name not in server.names:
-        raise Refusal(404, f"The model `{name}` does not exist.", "NotFoundError", "model")
-    return name
+        raise Refusal(404, f"The model `{name}` does not exist. Valid aliases: {', '.join(server.names)}.", "NotFoundError", "model")
+    return server.names[0]
 
 
 def whole_number(body, name, least=0):
@@ -95,8 +99,10 @@ def whole_number(body, name, least=0):
     value = body.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_TOKENS_MAX:
-        raise Refusal(400, f"{name} must be a whole number of at least {least}, got {value}.", "BadRequestError", name)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise invalid("Input should be a valid integer", f"body.{name}")
+    if not least <= value <= MAX_TOKENS_MAX:
+        raise Refusal(400, f"{name} must be at least {least}, got {value}. (parameter={name}, value={value})", "BadRequestError", name)
     return value
 
 
@@ -104,17 +110,25 @@ def answer_for(server, http_request, body, prompt, limit, prefix="cmpl"):
     """A Generation for a prompt; `limit` is the client's bound on tokens, None for none."""
     if body.get("n") not in (None, 1):
         raise Refusal(400, "The simulated engine gives one choice: n must be 1.", "BadRequestError", "n")
-    used = text.count_tokens(prompt)
-    if used + (limit or 0) > server.max_model_len:
+    used, longest = text.count_tokens(prompt), server.max_model_len
+    if limit is not None and limit > longest:
         raise Refusal(
             400,
-            f"This model's maximum context length is {server.max_model_len} tokens. However, you requested {limit or 0} output tokens "
-            f"and your prompt contains at least {used} input tokens. Please reduce the length of the input prompt "
-            "or the number of requested output tokens.",
-            "BadRequestError",
+            f"max_tokens={limit} cannot be greater than max_model_len={longest}. Please request fewer output tokens. "
+            f"(parameter=max_tokens, value={limit})",
+            "BadRequestError", "max_tokens",
         )
-    room = server.max_model_len - used
-    most = room if limit is None else limit
+    room = longest - used
+    if room <= 0:
+        raise Refusal(
+            400,
+            f"This model's maximum context length is {longest} tokens. However, your prompt contains at least {used} input tokens, which "
+            "exceeds this limit even without any output tokens. Please reduce the length of the input prompt. "
+            f"(parameter=input_tokens, value={used})",
+            "BadRequestError", "input_tokens",
+        )
+    # What does not fit any more is cut, not refused.
+    most = room if limit is None else min(limit, room)
     least = int(server.parameters.current()["answerTokens"])
     least = max(least, whole_number(body, "min_tokens") or 0)
     if body.get("ignore_eos") is True:
@@ -134,8 +148,12 @@ def content_text(content):
 
 def last_user_text(messages):
     """What the last message of the user says; of any role when no user spoke."""
-    if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
-        raise Refusal(400, "messages must be a list of at least one message.", param="messages")
+    if messages is None:
+        raise invalid("Field required", "body.messages")
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        raise invalid("Input should be a valid list", "body.messages")
+    if not messages:
+        raise Refusal(400, "Cannot apply chat template to an empty conversation. Provide at least one message.", "BadRequestError")
     own = [m for m in messages if m.get("role") == "user"] or messages
     return content_text(own[-1].get("content"))
 

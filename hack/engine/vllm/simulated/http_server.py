@@ -15,6 +15,14 @@ REASONS = {
 }
 
 
+class NoRoute(Exception):
+    """A path or a method that is not there: the web framework answers, in its own shape."""
+
+    def __init__(self, status, headers=()):
+        super().__init__(REASONS[status])
+        self.status, self.headers = status, headers
+
+
 class Refusal(Exception):
     """Ends a request with vLLM's error shape."""
 
@@ -187,6 +195,8 @@ class Connection(asyncio.Protocol):
             return
         except Refusal as refusal:
             self._refuse(reply, refusal)
+        except NoRoute as missing:
+            reply.json({"detail": str(missing)}, missing.status, missing.headers)
         except Exception as error:  # what vLLM answers 500 to; the server lives on
             print(f"ERROR: {request.method} {request.path}: {error!r}", flush=True)
             self._refuse(reply, Refusal(500, str(error), "InternalServerError"))

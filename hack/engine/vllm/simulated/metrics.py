@@ -1,7 +1,9 @@
 """/metrics: the vllm:* families that dashboards and autoscalers read."""
 
 import time
+from contextlib import contextmanager
 
+OPERATION_BUCKETS = (0.01, 0.1, 1.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 LATENCY_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 
@@ -33,9 +35,9 @@ class Metrics:
         self.prompt_tokens, self.generation_tokens = 0, 0
         self._success = {"stop": 0, "length": 0, "abort": 0}
         self._first_token, self._latency = Histogram(LATENCY_BUCKETS), Histogram(LATENCY_BUCKETS)
-        self._operations = {}
-        # As vLLM records it: any wake, of some tags only too, says awake.
-        self._sleep_level = None
+        self._durations, self._in_flight = {}, {}
+        # What the gauge tells: the level of the last sleep that was answered; None once a wake brought back everything.
+        self.sleep_level = None
 
     def tokens(self, count):
         self.generation_tokens += count
@@ -46,10 +48,16 @@ class Metrics:
         if first_token_seconds is not None:
             self._first_token.observe(first_token_seconds)
 
-    def sleep_operation(self, operation, level, seconds):
-        self._sleep_level = level if operation == "sleep" else None
-        key = f'{self._labels},operation="{operation}",level="{level}"'
-        self._operations.setdefault(key, Histogram(LATENCY_BUCKETS)).observe(seconds)
+    @contextmanager
+    def sleep_operation(self, operation):
+        """Counts a call of /sleep ("sleep") or /wake_up ("wake") while it is under way and when it is over."""
+        started = time.monotonic()
+        self._in_flight[operation] = self._in_flight.get(operation, 0) + 1
+        try:
+            yield
+        finally:
+            self._in_flight[operation] -= 1
+            self._durations.setdefault(operation, Histogram(OPERATION_BUCKETS)).observe(time.monotonic() - started)
 
     def text(self, engine):
         """The exposition. Requests queued while asleep are in no gauge, as in vLLM."""
@@ -74,7 +82,7 @@ class Metrics:
             "vllm:request_success_total", "counter", "Count of successfully processed requests.",
             [f'vllm:request_success_total{{{labels},finished_reason="{reason}"}} {float(n)}' for reason, n in self._success.items()],
         )
-        level = self._sleep_level
+        level = self.sleep_level
         states = {"awake": level is None, "weights_offloaded": level == 1, "discard_all": level == 2}
         family(
             "vllm:engine_sleep_state", "gauge", "Engine sleep state; awake = 0 means engine is sleeping.",
@@ -85,8 +93,11 @@ class Metrics:
         family("vllm:e2e_request_latency_seconds", "histogram", "Histogram of end to end request latency in seconds.",
                self._latency.lines("vllm:e2e_request_latency_seconds", labels))
         name = "vllm:sleep_mode_operation_duration_seconds"
-        family(name, "histogram", "Duration of sleep mode operations in seconds.",
-               [line for key, histogram in self._operations.items() for line in histogram.lines(name, key)])
+        family(name, "histogram", "Duration of one sleep-mode operation.",
+               [line for key, histogram in self._durations.items() for line in histogram.lines(name, f'operation="{key}"')])
+        name = "vllm:sleep_mode_operations_in_flight"
+        family(name, "gauge", "Sleep-mode operations currently awaited.",
+               [f'{name}{{operation="{key}"}} {float(count)}' for key, count in self._in_flight.items()])
         family("process_start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds.",
                [f"process_start_time_seconds {self._started}"])
         return "\n".join(lines) + "\n"

@@ -10,7 +10,7 @@ import time
 from . import admin, arguments, audio, boot, completions, parameters, pooling, responses
 from .engine import Engine
 from .generation import json_body
-from .http_server import Connection, Refusal
+from .http_server import Connection, NoRoute, Refusal
 from .journal import Journal
 from .metrics import Metrics
 
@@ -45,7 +45,8 @@ ROUTES = {
 }
 DEV_ROUTES = {
     "/sleep": {POST: admin.sleep}, "/wake_up": {POST: admin.wake_up}, "/is_sleeping": {GET: admin.is_sleeping},
-    "/pause": {POST: admin.pause}, "/resume": {POST: admin.resume}, "/reset_prefix_cache": {POST: admin.done},
+    "/pause": {POST: admin.pause}, "/resume": {POST: admin.resume}, "/is_paused": {GET: admin.is_paused},
+    "/reset_prefix_cache": {POST: admin.reset_prefix_cache},
     "/collective_rpc": {POST: admin.collective_rpc},
 }
 
@@ -66,10 +67,10 @@ class Server:
     async def handle(self, request, reply):
         methods = self._routes.get(request.path)
         if methods is None:
-            raise Refusal(404, "Not Found")
+            raise NoRoute(404)
         route = methods.get(request.method)
         if route is None:
-            raise Refusal(405, "Method Not Allowed")
+            raise NoRoute(405, [("allow", ", ".join(methods))])
         await route(self, request, reply)
 
 
