@@ -141,6 +141,34 @@ describe('a wake', () => {
   });
 });
 
+describe('a call to an engine that is never answered', () => {
+  it('is over after three minutes for a wake too: the engine is asked, and woken again', () => {
+    const node = rivals();
+    node.engines.get('a')!.options.wakeMs = Number.POSITIVE_INFINITY;
+    node.demand('a', 0, 1);
+    node.until('a', 'waking');
+    node.pass(179_990);
+    expect(node.sent('ask-engine')).not.toContain('a');
+    node.engines.get('a')!.options.wakeMs = 400;
+    node.pass(20);
+    expect(node.sent('ask-engine')).toContain('a');
+    expect(node.lastOf('explain', 'a')?.message).toBe('a did not wake, try 1: no answer for 180 s');
+    node.pass(2_000);
+    expect(node.phase('a')).toBe('serving');
+  });
+
+  it('does not count when it comes after all: a later wake has its own', () => {
+    const node = rivals();
+    node.demand('a', 0, 1);
+    node.until('a', 'serving');
+    const { becameServingAtMs } = node.state.replicas.get('a')!;
+    node.pass(50);
+    node.send({ type: 'woken', podUid: 'a', ok: false, message: 'timeout', tookMs: 180_000 });
+    expect(node.phase('a')).toBe('serving');
+    expect(node.state.replicas.get('a')!.becameServingAtMs).toBe(becameServingAtMs);
+  });
+});
+
 describe('an engine that dies', () => {
   it.each(['serving', 'asleep', 'waking', 'sleeping'])(
     'while %s boots again under a new grant, and its room is free when measured',

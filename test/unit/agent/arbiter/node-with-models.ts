@@ -275,7 +275,8 @@ export class ScenarioNode {
     this.#later.push({ atMs: this.now + ms, order: this.#order++, run });
   }
 
-  measure(): void {
+  /** @param startedAtMs when the driver was asked, if not now */
+  measure(startedAtMs = this.now): void {
     const gpus = this.usable.map((_, index) => {
       const byPod: Record<string, number> = {};
       let used = this.strangerGib[index]! * GiB;
@@ -295,7 +296,7 @@ export class ScenarioNode {
         foreignBytes,
       };
     });
-    this.send({ type: 'measured', startedAtMs: this.now, gpus });
+    this.send({ type: 'measured', startedAtMs, gpus });
   }
 
   #carryOut(effect: ArbiterEffect): void {
