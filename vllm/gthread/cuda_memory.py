@@ -9,17 +9,24 @@ pool that no parameter of the image covers.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from . import memory
 from .image_file import CHUNK_BYTES, Image
 from .image_layout import StoragePlace
-from .tensors import Storage
 
 # As Worker.sleep of level 2: state that must live through a sleep and is in no image.
 OFFLOADED_TAGS = ("runtime", "cudagraph")
 CUDA_HOST_REGISTER_READ_ONLY = 0x08  # driver_types.h
+
+
+class Storage(Protocol):
+    """As much of tensors.Storage as is used: this module needs no torch."""
+
+    address: int
+    bytes: int
+
 
 Ranges = list[tuple[int, int]]
 """Addresses and bytes, ascending, apart."""
@@ -106,7 +113,7 @@ def live_ranges(allocator: Allocator) -> Ranges:
     return sorted(found)
 
 
-def read_storage(runtime: Runtime, storages: list[Storage]) -> Callable[[int], Iterator[memoryview]]:
+def read_storage(runtime: Runtime, storages: Sequence[Storage]) -> Callable[[int], Iterator[memoryview]]:
     """For image_file.write_image: from the device by way of one buffer."""
     buffer = memory.map_anonymous(CHUNK_BYTES)
 
@@ -126,7 +133,7 @@ class CudaMemory:
     def __init__(
         self,
         image: Image,
-        storages: list[Storage],
+        storages: Sequence[Storage],
         allocator: Allocator,
         runtime: Runtime,
         log: logging.Logger,
