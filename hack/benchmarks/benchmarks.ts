@@ -1,4 +1,5 @@
 /** The benchmarks of ./hack/bench by name: what each shows and how it is run. */
+import { convertBench, convertOptions } from './convert/convert.ts';
 import { policy, policyOptions } from './policy/policy.ts';
 import { switching, switchOptions } from './switch/switch.ts';
 
@@ -15,6 +16,11 @@ export interface Benchmark {
 }
 
 export const benchmarks: Record<string, Benchmark> = {
+  convert: {
+    what: 'the gthread form written from fetched files, beside cp and sha256sum of the same',
+    options: convertOptions,
+    run: convertBench,
+  },
   policy: {
     what: 'who sleeps, who wakes: our arbiter against LRU, first come first served, fixed timers and the optimum',
     options: policyOptions,
