@@ -10,7 +10,7 @@ export const headerBytesMax = 100_000_000;
 /** Of the length before the header, bytes. */
 export const lengthBytes = 8;
 const nameCharactersMax = 4096;
-const dimensionsMax = 64;
+const dimensionsMax = 16;
 
 /** Bits of one element. */
 const dtypeBits: Readonly<Record<string, number>> = {
