@@ -1,0 +1,25 @@
+"""For hack/bench wake: a plain copy of the same bytes in the same process, by --worker-extension-cls memcpy_beside.MemcpyBeside."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from gthread import memory
+
+
+class MemcpyBeside:
+    def memcpy_seconds(self: Any) -> dict[str, float]:
+        """One memcpy of what a wake copies, from the same mapping into memory that has just been given back to the kernel, in pages
+        of the same size."""
+        stats = self.gthread_stats()
+        length = stats["runBytes"]
+        target = getattr(self, "_memcpy_target", None)
+        if target is None:
+            target = self._memcpy_target = memory.map_anonymous(length)
+        memory.free_pages(target.address, length)
+        since = time.perf_counter()
+        memory.copy(target.address, stats["runAddress"], length)
+        seconds = time.perf_counter() - since
+        memory.free_pages(target.address, length)
+        return {"seconds": seconds, "bytes": length}
