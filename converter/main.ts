@@ -3,15 +3,16 @@
  * form. Environment: MODEL_NAME, REVISION (main), MODELS_DIR (/mnt/models), HF_ENDPOINT (https://huggingface.co), HF_TOKEN,
  * TERMINATION_LOG (/dev/termination-log), PROGRESS_PATH and PROGRESS_KEY (a ConfigMap at the API server; act/tell.ts). Exit
  * code 0 when all is published, 1 when not, 2 for a wrong command; the termination message is one line of JSON
- * (act/report.ts).
+ * (act/report.ts). `clean` lists, and with --remove removes, what no Model uses (docs/weights.md).
  */
+import { parseArgs } from 'node:util';
 import { createLog, errorText } from '#platform/log.ts';
 import { makeCollector } from './act/memory.ts';
 import { failureMessage, type ProgressState, successMessage, writeTermination } from './act/report.ts';
 import { createTeller, type Teller } from './act/tell.ts';
 import { convertFetched } from './conversion.ts';
 import { FetchFailure, judgeError } from './decide/failures.ts';
-import { readSettings } from './decide/settings.ts';
+import { readModelsDir, readSettings } from './decide/settings.ts';
 import { fetchRevision } from './loop.ts';
 
 const log = createLog('converter');
@@ -79,13 +80,38 @@ async function work(command: 'fetch' | 'convert'): Promise<void> {
   }
 }
 
+/** `clean [--models FILE] [--remove] [--all]`: FILE as kubectl prints Models, - for stdin; without it the API server is asked. */
+async function cleanUp(words: string[]): Promise<void> {
+  try {
+    const { values } = parseArgs({
+      args: words,
+      options: { models: { type: 'string' }, remove: { type: 'boolean' }, all: { type: 'boolean' } },
+    });
+    const { clean } = await import('./cleaning.ts');
+    const { readModels } = await import('./observe/models.ts');
+    await clean({
+      modelsDir: readModelsDir(process.env),
+      models: await readModels(values.models ?? null),
+      isRemoving: values.remove ?? false,
+      isForAll: values.all ?? false,
+      print: (line) => void process.stdout.write(`${line}\n`),
+      signal: stop.signal,
+      nowMs: Date.now(),
+    });
+  } catch (error) {
+    process.stderr.write(`clean: ${errorText(error)}\n`);
+    process.exitCode = 1;
+  }
+}
+
 async function main(): Promise<void> {
   const [command, ...more] = process.argv.slice(2);
   // Engines run as other users and only read.
   process.umask(0o022);
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => stop.abort());
   if ((command === 'fetch' || command === 'convert') && more.length === 0) return work(command);
-  log.error('usage: node converter/main.ts fetch|convert (settings come from the environment)');
+  if (command === 'clean') return cleanUp(more);
+  log.error('usage: node converter/main.ts fetch|convert (settings come from the environment), or clean');
   process.exitCode = 2;
 }
 

@@ -25,6 +25,8 @@ export interface LockOptions {
   onLost: () => void;
   /** Called once, when it has to wait. */
   onWait: () => void;
+  /** Longest wait, ms; six hours unless told otherwise. */
+  waitMs?: number;
   pollMs?: number;
   heartbeatMs?: number;
 }
@@ -58,7 +60,7 @@ async function clearStale(path: string, own: string): Promise<void> {
 
 /**
  * Waits for the lock and holds it.
- * @throws FetchFailure Interrupted, or Busy after six hours
+ * @throws FetchFailure Interrupted, or Busy after the longest wait
  */
 export async function acquireLock(path: string, options: LockOptions): Promise<Lock> {
   const own = randomUUID();
@@ -66,10 +68,13 @@ export async function acquireLock(path: string, options: LockOptions): Promise<L
   const startMs = Date.now();
   for (let tries = 0; !(await create(path, own)); tries++) {
     if (tries === 0) options.onWait();
-    if (Date.now() - startMs > waitMsMax) {
-      throw new FetchFailure('Busy', `another fetch of this model has held ${path} for six hours`);
-    }
     await clearStale(path, own);
+    if (tries > 0 && Date.now() - startMs >= (options.waitMs ?? waitMsMax)) {
+      throw new FetchFailure(
+        'Busy',
+        `another Job has held ${path} for too long: see what that one waits for`,
+      );
+    }
     await pause(options.pollMs ?? 1000, undefined, { signal: options.signal }).catch(() => {
       throw interruption(options.signal);
     });

@@ -29,11 +29,19 @@ export function readSettings(env: Readonly<Record<string, string | undefined>>):
   if (!revisionForm.test(revision) || revision.includes('..') || revision.length > 128) {
     throw bad('REVISION must be a branch, a tag or a commit, such as main (spec.revision)');
   }
-  const modelsDir = env.MODELS_DIR || '/mnt/models';
-  if (!modelsDir.startsWith('/')) throw bad('MODELS_DIR must be an absolute path (storage.modelsPath)');
+  const modelsDir = readModelsDir(env);
   const token = env.HF_TOKEN?.trim() || null;
   if (token !== null && /[^\x21-\x7e]/.test(token)) {
     throw bad("HF_TOKEN has characters no token has: check the chart's value controller.huggingFaceToken");
   }
-  return { endpoint, token, modelName, revision, modelsDir: modelsDir.replace(/(.)\/+$/, '$1') };
+  return { endpoint, token, modelName, revision, modelsDir };
+}
+
+/** @throws FetchFailure BadSettings */
+export function readModelsDir(env: Readonly<Record<string, string | undefined>>): string {
+  const modelsDir = env.MODELS_DIR || '/mnt/models';
+  if (!modelsDir.startsWith('/')) {
+    throw new FetchFailure('BadSettings', 'MODELS_DIR must be an absolute path (storage.modelsPath)');
+  }
+  return modelsDir.replace(/(.)\/+$/, '$1');
 }
