@@ -22,6 +22,8 @@ export const turnMsMax = 60_000;
 export const turnSwitchFactor = 4;
 /** An occupant whose last request ended so recently is not idle yet: a client's next call is usually on its way. */
 export const lingerMs = 10;
+/** One whose sleep was called off by its own clients is left alone for so long: a barrier costs them a few ms, a waiter all of this. */
+export const calledOffPauseMs = 100;
 
 /** From this wait on a waiter goes by age alone, whatever others' priority. */
 export const wakeAgedMs = 30_000;

@@ -4,6 +4,7 @@ import { explain, gibibytes, seconds } from './explain.ts';
 import { isSleepDue } from './ledger.ts';
 import {
   averageWeight,
+  calledOffPauseMs,
   freeingMsMax,
   residueAllowedBytes,
   residueGrowthMax,
@@ -72,7 +73,7 @@ export function driveDrains(step: Step): void {
     const reason = callOffReason(step, replica);
     if (reason !== null) {
       explain(step, replica, 'SleepCalledOff', `${replica.model} goes on: ${reason}`);
-      if (!replica.leaving?.forced) replica.notSleepBeforeMs = step.now + retryMsFirst;
+      if (!replica.leaving?.forced) replica.notSleepBeforeMs = step.now + calledOffPauseMs;
       const waiting = replica.leaving?.for ? step.state.replicas.get(replica.leaving.for) : undefined;
       if (waiting) waiting.roomMade = false;
       callOff(step, replica);

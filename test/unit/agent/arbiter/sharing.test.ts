@@ -260,6 +260,19 @@ describe('an occupant', () => {
     expect(node.sent('sleep-engine')).toEqual([]);
   });
 
+  it('that went on is chosen again a tenth of a second later, once nobody asks it', () => {
+    const node = rivals();
+    node.demand('a', 0, 1);
+    node.demand('b', 1, 0);
+    node.pass(50);
+    expect(node.phase('b')).toBe('serving');
+    node.demand('b', 0, 0);
+    node.pass(40);
+    expect(node.phase('b')).toBe('serving');
+    node.pass(20);
+    expect(node.phase('b')).not.toBe('serving');
+  });
+
   it('is chosen by cost: the one whose wake is cheap before the one whose wake is dear', () => {
     const node = new ScenarioNode(1).start();
     node
