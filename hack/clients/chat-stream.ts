@@ -32,6 +32,8 @@ export interface Streamed {
   endMs: number;
   /** Tokens that came. */
   pieces: number;
+  /** Longest time between two of them, ms. */
+  silenceMs: number;
   /** Every token came, once and in order, and the end was said. */
   whole: boolean;
   /** What went wrong; empty when whole. */
@@ -116,9 +118,13 @@ export class StreamClients {
     const { url, model, tokens, silenceMs = silenceMsMax } = question;
     const expected = words(tokens).join(' ');
     const askedAtMs = performance.now();
-    const answer = { status: 0, askedAtMs, firstMs: null as number | null, fault: '' };
+    const answer = { status: 0, askedAtMs, firstMs: null as number | null, silenceMs: 0, fault: '' };
+    let lastMs: number | null = null;
     const reader = new Reader(() => {
-      answer.firstMs ??= performance.now() - askedAtMs;
+      const now = performance.now();
+      answer.firstMs ??= now - askedAtMs;
+      answer.silenceMs = Math.max(answer.silenceMs, now - (lastMs ?? now));
+      lastMs = now;
       onFirst();
     });
     try {

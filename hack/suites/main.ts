@@ -6,7 +6,7 @@
 import { parseArgs } from 'node:util';
 import { type Sizes, suites } from './suites.ts';
 
-const help = `usage: ./hack/test [NAME...] [--seeds N] [--requests N]
+const help = `usage: ./hack/test [NAME...] [--seeds N] [--requests N] [--minutes N]
 suites: ${Object.keys(suites)
   .map((name) => `\n  ${name.padEnd(10)} ${suites[name]?.what}`)
   .join('')}
@@ -19,15 +19,18 @@ function parse(args: string[]): { named: string[]; sizes: Sizes } {
   const { values, positionals } = parseArgs({
     args,
     allowPositionals: true,
-    options: { seeds: { type: 'string' }, requests: { type: 'string' } },
+    options: { seeds: { type: 'string' }, requests: { type: 'string' }, minutes: { type: 'string' } },
   });
-  const size = (flag: 'seeds' | 'requests'): number | undefined => {
+  const size = (flag: keyof Sizes): number | undefined => {
     const text = values[flag];
     if (text === undefined) return undefined;
     if (!/^[1-9][0-9]{0,6}$/.test(text)) throw new Error(`--${flag} ${text}: a number from 1 to 9999999`);
     return Number(text);
   };
-  return { named: positionals, sizes: { seeds: size('seeds'), requests: size('requests') } };
+  return {
+    named: positionals,
+    sizes: { seeds: size('seeds'), requests: size('requests'), minutes: size('minutes') },
+  };
 }
 
 async function main(args: string[]): Promise<number> {

@@ -6,6 +6,8 @@ export interface Sizes {
   seeds: number | undefined;
   /** Requests of the tests that send many. */
   requests: number | undefined;
+  /** How long the mixed load lasts. */
+  minutes: number | undefined;
 }
 
 export interface Suite {
@@ -32,9 +34,10 @@ const gateFiles = [
 /** What of the cluster suite one node and a few minutes will do for. */
 const oneNode = ['test/cluster/api', 'test/cluster/lives/whole-life', 'test/cluster/lives/front-door'];
 
-const sizeVariables = ({ seeds, requests }: Sizes): Record<string, string> => ({
+const sizeVariables = ({ seeds, requests, minutes }: Sizes): Record<string, string> => ({
   ...(seeds !== undefined && { GREENTHREAD_TEST_SEEDS: String(seeds) }),
   ...(requests !== undefined && { GREENTHREAD_TEST_REQUESTS: String(requests) }),
+  ...(minutes !== undefined && { GREENTHREAD_TEST_MINUTES: String(minutes) }),
 });
 
 /** Side by side: none of them alone keeps two cores busy. */
@@ -79,9 +82,14 @@ export const suites: Record<string, Suite> = {
       ),
   },
   cluster: {
-    what: 'everything on a real cluster with simulated GPUs, by name all of it (40 minutes); --seeds N, --requests N',
+    what: 'everything on a real cluster with simulated GPUs, by name all of it (45 minutes); --seeds N, --requests N, --minutes N',
     gate: true,
     run: (sizes, inGate) => cluster(sizes, 'a40:2,t4:1', inGate ? gateFiles : []),
+  },
+  load: {
+    what: 'six Models on two GPUs of a real cluster under mixed streams, for 2 minutes; --minutes N',
+    gate: false,
+    run: (sizes) => cluster(sizes, 'a40:2,t4:1', ['test/cluster/load']),
   },
   quick: {
     what: `unit, ${seedsQuick} seeds, and one node of the cluster`,
