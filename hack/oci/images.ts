@@ -15,7 +15,7 @@ export const imageNames = {
 
 /** Raise it when the recipe of a base layer changes. */
 const recipe = 3;
-const searchPath = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+export const searchPath = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
 export interface ImageSources {
   repository: string;
@@ -71,7 +71,7 @@ async function programsImage(sources: ImageSources): Promise<Image> {
 }
 
 /** Python as this machine has it: interpreter, standard library compiled ahead, no packages. */
-async function pythonBase({ store, say }: ImageSources): Promise<Blob> {
+export async function pythonBase({ store, say }: ImageSources): Promise<Blob> {
   const { stdout } = await execa('python3', [
     '-I',
     '-c',

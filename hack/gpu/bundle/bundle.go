@@ -17,6 +17,13 @@ import (
 // places are where runc is looked for when NVRT_RUNC does not name it.
 var places = []string{"/usr/sbin/runc", "/usr/bin/runc", "/usr/local/sbin/runc"}
 
+// Where a container finds what <dir>/libraries leads to: as the real runtime brings the driver's libraries in, so that an
+// image need not hold gigabytes of them.
+const (
+	librariesName   = "libraries"
+	librariesInside = "/usr/local/gpu-sim"
+)
+
 const (
 	visible      = "NVIDIA_VISIBLE_DEVICES"
 	capabilities = "NVIDIA_DRIVER_CAPABILITIES"
@@ -159,7 +166,10 @@ func mounts(devices, driver string) ([]mount, error) {
 		return nil, err
 	}
 	added := []mount{}
-	if driver == "" || driver == "all" || hasWord(driver, "utility") {
+	if source, err := filepath.EvalSymlinks(filepath.Join(dir, librariesName)); err == nil && allows(driver, "compute") {
+		added = append(added, mount{librariesInside, "bind", source, []string{"rbind", "ro", "nosuid", "nodev"}})
+	}
+	if allows(driver, "utility") {
 		added = append(added, mount{"/usr/bin/nvidia-smi", "bind", filepath.Join(dir, "nvidia-smi"), []string{"rbind", "ro", "nosuid", "nodev"}})
 	}
 	for _, c := range chosen {
@@ -167,6 +177,11 @@ func mounts(devices, driver string) ([]mount, error) {
 		added = append(added, mount{inside, "bind", filepath.Join(dir, c.UUID), []string{"rbind", "rw", "nosuid", "nodev"}})
 	}
 	return added, nil
+}
+
+// allows says whether NVIDIA_DRIVER_CAPABILITIES names a capability; where it is not set all of these are given.
+func allows(driver, capability string) bool {
+	return driver == "" || driver == "all" || hasWord(driver, capability)
 }
 
 func hasWord(list, word string) bool {

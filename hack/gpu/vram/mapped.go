@@ -7,28 +7,47 @@ import (
 	"strings"
 )
 
-// mappedBytes counts the memory of a real engine that has no GPU: the anonymous pages of the process and all its
-// descendants, and their proportional part of shared memory, from /proc/<pid>/smaps_rollup. 0 where the pid is not
+// A vLLM runs as a server, a core and workers; the workers hold what would be on the GPU.
+const (
+	engineModule = "vllm.entrypoints"
+	workerName   = "VLLM::Worker"
+)
+
+// mappedBytes counts the memory of a real engine that has no GPU: the anonymous pages of the process and its descendants, of a
+// vLLM those of its workers. Shared memory does not count: images of weights lie in the host's memory on a node with
+// GPUs too. /proc/<pid>/status says it to everybody, smaps only to who may trace the process. 0 where the pid is not
 // visible: only a caller in the host's pid namespace sees it.
 func mappedBytes(pid int) int64 {
 	if pid <= 0 {
 		return 0
 	}
+	command, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+	workersAlone := strings.Contains(string(command), engineModule)
 	total := int64(0)
 	for _, member := range family(pid) {
-		text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(member), "smaps_rollup"))
-		if err != nil {
-			continue // ended while we counted
-		}
-		for _, line := range strings.Split(string(text), "\n") {
-			fields := strings.Fields(line)
-			if len(fields) == 3 && (fields[0] == "Anonymous:" || fields[0] == "Pss_Shmem:") {
-				kib, _ := strconv.ParseInt(fields[1], 10, 64)
-				total += kib * 1024
-			}
-		}
+		total += anonymousBytes(member, workersAlone)
 	}
 	return total
+}
+
+// anonymousBytes is 0 for a process that has ended while we counted, and for one that is no worker where only those count.
+func anonymousBytes(pid int, workersAlone bool) int64 {
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
+	if err != nil {
+		return 0
+	}
+	for _, line := range strings.Split(string(text), "\n") {
+		name, value, _ := strings.Cut(line, ":")
+		value = strings.TrimSpace(value)
+		if name == "Name" && workersAlone && !strings.HasPrefix(value, workerName) {
+			return 0
+		}
+		if name == "RssAnon" {
+			kib, _ := strconv.ParseInt(strings.TrimSuffix(value, " kB"), 10, 64)
+			return kib * 1024
+		}
+	}
+	return 0
 }
 
 // family is a process and its descendants.

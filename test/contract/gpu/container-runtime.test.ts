@@ -1,5 +1,5 @@
 /** The runtime wrapper: what it adds to an OCI bundle, and that runc gets its command line unchanged. */
-import { chmodSync, existsSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdtempSync, readFileSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type Answer, GpuNode } from '../gpu-node.ts';
@@ -79,6 +79,17 @@ describe('nvidia-container-runtime', () => {
     expect((await create([devices])).mounts[1]!.options).toContain('ro');
     const without = await create([devices, 'NVIDIA_DRIVER_CAPABILITIES=compute']);
     expect(without.mounts.slice(1)).toMatchObject([folder(0)]);
+  });
+
+  it('brings libraries in where a container computes', async () => {
+    const libraries = mkdtempSync(join(node.folder, 'libraries-'));
+    symlinkSync(libraries, join(node.gpus, 'libraries'));
+    const devices = `NVIDIA_VISIBLE_DEVICES=${node.uuids[0]}`;
+    const inside = { destination: '/usr/local/gpu-sim', source: libraries };
+    expect((await create([devices])).mounts.slice(1)).toMatchObject([inside, smi, folder(0)]);
+    const looking = await create([devices, 'NVIDIA_DRIVER_CAPABILITIES=utility']);
+    expect(looking.mounts.slice(1)).toMatchObject([smi, folder(0)]);
+    unlinkSync(join(node.gpus, 'libraries'));
   });
 
   it('touches the bundle on create alone', async () => {

@@ -227,6 +227,21 @@ describe('video memory', () => {
     expect((await node.processes()).get(child.pid!)).toBeLessThan(400);
   });
 
+  it('counts of a real vLLM what its workers hold', async () => {
+    const node = await create('--gpus', 'a40:1');
+    const script = [
+      'import os, sys, time',
+      'parent, child = os.getpid(), os.fork() == 0',
+      'if child: open("/proc/self/comm", "w").write("VLLM::Worker_TP0")',
+      'x = bytearray((40 if child else 300) << 20)',
+      'while not child or os.getppid() == parent: time.sleep(0.02)',
+    ].join('\n');
+    const words = ['-c', script, 'vllm.entrypoints.openai.api_server'];
+    const child = await node.stranger(0, '--smaps', python, ...words);
+    await until('its worker', async () => (await node.processes()).get(child.pid!)! > 40);
+    expect((await node.processes()).get(child.pid!)).toBeLessThan(200);
+  });
+
   it('adds up to the total', async () => {
     const node = await create('--gpus', 'a40:1');
     await node.stranger(0, '1234');
