@@ -91,6 +91,7 @@ function result(ours: Measured, briefly: Measured, peer: Measured): string {
     `abab_s=${seconds(total(ours))}`,
     `abab_llmux_s=${seconds(total(peer))}`,
     `abab_switches=${Math.max(...ours.rounds.map(({ alternating }) => alternating.switches))}`,
+    `idle_vs_llmux=${(idle(ours) / idle(peer)).toFixed(3)}`,
     `idle_switch_s=${(idle(ours) / 1_000).toFixed(3)}`,
     `idle_switch_llmux_s=${(idle(peer) / 1_000).toFixed(3)}`,
     `stream_waiter_vs_bound=${worstOf([ours, briefly], (round) => round.behindStream).toFixed(3)}`,
