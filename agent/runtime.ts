@@ -21,6 +21,7 @@ import { type MetricsServer, serveMetrics } from './metrics/server.ts';
 import type { RunSmi } from './observe/nvidia-smi/run.ts';
 import type { Owner } from './observe/process-pods.ts';
 import { type NodePods, serveNodePods } from './pods.ts';
+import { type Staging, startStaging } from './staging.ts';
 
 /** The loop hears something at least this often: what has no timer of its own is not forgotten, ms. */
 const heartbeatMs = 5_000;
@@ -59,6 +60,8 @@ interface Rooms<State> {
   gpus: GpuRounds;
   memory: Memory;
   metrics: ArbiterMetrics;
+  staging: Staging;
+  explain(effect: Explain): void;
   cluster?: Cluster;
 }
 
@@ -89,8 +92,8 @@ function suspendNotice(explain: (effect: Explain) => void): (pod: PodFact | unde
   };
 }
 
-function loopOf<State>(rooms: Rooms<State>, { environment, arbiter, log }: AgentParts<State>): Loop<State> {
-  const explain = createReporter({
+const reporterOf = <State>(rooms: Rooms<State>, { environment, log }: AgentParts<State>) =>
+  createReporter({
     node: environment.node,
     pod: (podUid) => rooms.pods.reference(podUid),
     isListed: (podUid) => rooms.pods.fact(podUid) !== undefined,
@@ -98,6 +101,9 @@ function loopOf<State>(rooms: Rooms<State>, { environment, arbiter, log }: Agent
     log,
     nowMs,
   });
+
+function loopOf<State>(rooms: Rooms<State>, { arbiter, log }: AgentParts<State>): Loop<State> {
+  const { explain } = rooms;
   const noSuspend = suspendNotice(explain);
   const carry = createCarrier({
     toSidecar: (podUid, message) => rooms.pods.channel(podUid)?.sidecar.send(message) ?? false,
@@ -115,11 +121,13 @@ function loopOf<State>(rooms: Rooms<State>, { environment, arbiter, log }: Agent
     initial: arbiter.initial(nowMs()),
     decide(state, event) {
       rooms.metrics.heard(event);
+      rooms.staging.heard(event);
       return arbiter.decide(state, event);
     },
     carryOut(effect, atMs) {
       rooms.metrics.did(effect, atMs);
       if (effect.type === 'sleep-engine') noSuspend(rooms.pods.fact(effect.podUid));
+      if (effect.type === 'grant') rooms.staging.granted(effect.podUid);
       if (effect.type !== 'explain' && effect.type !== 'measure')
         log.debug('effect', { effect: effect.type, podUid: effect.podUid });
       carry(effect);
@@ -154,13 +162,17 @@ function gpusOf<State>(rooms: Rooms<State>, parts: AgentParts<State>, registry: 
   });
 }
 
-function clusterOf<State>({ loop, pods, gpus, memory }: Rooms<State>, parts: AgentParts<State>): Cluster {
+function clusterOf<State>(
+  { loop, pods, gpus, memory, staging }: Rooms<State>,
+  parts: AgentParts<State>,
+): Cluster {
   return joinCluster({
     node: parts.environment.node,
     connect: parts.connect,
     onPods(objects) {
       pods.listed(objects);
       memory.look(pods.facts());
+      staging.listed(objects);
     },
     onGpus(resources, facts) {
       gpus.listed(resources);
@@ -179,6 +191,15 @@ export async function startAgent<State>(parts: AgentParts<State>): Promise<Runni
   const { environment, log } = parts;
   const registry = new Registry();
   const rooms = { metrics: createArbiterMetrics(registry) } as Rooms<State>;
+  rooms.explain = reporterOf(rooms, parts);
+  rooms.staging = startStaging({
+    ...environment,
+    alive: (podUid) => rooms.pods.isModelPod(podUid),
+    explain: rooms.explain,
+    registry,
+    log,
+    nowMs,
+  });
   rooms.loop = loopOf(rooms, parts);
   registerHostMetrics(registry);
   registerLedgerMetrics(
@@ -218,6 +239,7 @@ export async function startAgent<State>(parts: AgentParts<State>): Promise<Runni
     server = await serveMetrics(environment.metrics, pages, log);
   } catch (error) {
     closeAll();
+    await rooms.staging.close();
     const { host, port } = environment.metrics;
     throw new Error(`METRICS_ADDRESS ${host}:${port}: ${errorText(error)}`);
   }
@@ -228,6 +250,7 @@ export async function startAgent<State>(parts: AgentParts<State>): Promise<Runni
     async stop() {
       closeAll();
       server.close();
+      await rooms.staging.close();
       await rooms.memory.settled();
     },
   };

@@ -10,7 +10,17 @@ import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 
 const repository = fileURLToPath(new URL('..', import.meta.url));
-const programs = ['agent', 'controller', 'sidecar', 'converter'];
+/** By name in the image: each is a file that something starts. */
+const entries = {
+  agent: 'agent/main.ts',
+  // A thread of the agent's.
+  'staging-reader': 'agent/act/staging/reader.ts',
+  controller: 'controller/main.ts',
+  sidecar: 'sidecar/main.ts',
+  converter: 'converter/main.ts',
+};
+/** Compiled packages that look for their own files while they run, for the platforms that npm installed. */
+const compiledPackages = 'node_modules/@koromix';
 /** By name in the image. Bundles look for these beside themselves. */
 const beside = { 'link.proto': 'proto/link.proto', 'weights.proto': 'proto/weights.proto' };
 /** What model pods copy into the engine's container (paths.launcherInside), as it lies in vllm/. */
@@ -23,7 +33,7 @@ const requireBanner =
 /** Bundles with their shared parts; what a program imports only when it needs it is a file of its own. */
 async function bundle(): Promise<Map<string, Uint8Array>> {
   const result = await build({
-    entryPoints: programs.map((program) => ({ in: join(repository, program, 'main.ts'), out: program })),
+    entryPoints: Object.entries(entries).map(([out, path]) => ({ in: join(repository, path), out })),
     outdir: '/app',
     absWorkingDir: repository,
     bundle: true,
@@ -45,14 +55,26 @@ async function bundle(): Promise<Map<string, Uint8Array>> {
   return new Map(result.outputFiles.map(({ path, contents }) => [basename(path), contents]));
 }
 
+/** All files in a folder of the repository, by their path in it. */
+function filesIn(folder: string): string[] {
+  return readdirSync(folder, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => relative(folder, join(entry.parentPath, entry.name)))
+    .sort();
+}
+
+/** Beside the bundles, where they look for packages. */
+function compiledFiles(): Map<string, Uint8Array> {
+  const folder = join(repository, compiledPackages);
+  const files = filesIn(folder).filter((name) => !name.endsWith('.md'));
+  if (!files.some((name) => name.endsWith('.node'))) throw new Error(`${compiledPackages} is empty: npm ci`);
+  return new Map(files.map((name) => [join(compiledPackages, name), readFileSync(join(folder, name))]));
+}
+
 /** The launcher, the plug-in's package, and the .dist-info by which vLLM finds it. */
 function engineFiles(): Map<string, Uint8Array> {
   const folder = join(repository, 'vllm');
-  const files = readdirSync(folder, { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isFile())
-    .map((entry) => relative(folder, join(entry.parentPath, entry.name)))
-    .filter((name) => forEngine.test(name))
-    .sort();
+  const files = filesIn(folder).filter((name) => forEngine.test(name));
   for (const part of ['launcher.py', 'gthread/', '.dist-info/entry_points.txt'])
     if (!files.some((name) => name.includes(part))) throw new Error(`vllm/ lacks ${part}`);
   return new Map(files.map((name) => [join(engineFolder, name), readFileSync(join(folder, name))]));
@@ -65,7 +87,7 @@ export async function programFiles(): Promise<Map<string, Uint8Array>> {
     if (!existsSync(join(repository, source))) throw new Error(`${source} is missing`);
     files.set(name, readFileSync(join(repository, source)));
   }
-  for (const [name, content] of engineFiles()) files.set(name, content);
+  for (const [name, content] of [...engineFiles(), ...compiledFiles()]) files.set(name, content);
   files.set('package.json', Buffer.from('{"type":"module"}\n'));
   return files;
 }

@@ -9,10 +9,16 @@ export interface Environment {
   podsDir: string;
   /** Weights on the node; measurements are kept beside them. */
   modelsDir: string;
+  /** A tmpfs of the node's for staged weights and images. */
+  poolDir: string;
+  /** The chart's bound of it; null: the agent's own. */
+  poolBytes: number | null;
   metrics: { host: string; port: number };
   logLevel: 'debug' | 'info' | 'warn' | 'error';
 }
 
+/** As disks and vendors count. */
+const megabyte = 1_000_000;
 const logLevels = ['debug', 'info', 'warn', 'error'] as const;
 /** `sun_path` of a Unix socket's address, without the closing zero (unix(7)), bytes. */
 export const socketPathBytesMax = 107;
@@ -50,6 +56,14 @@ export function readEnvironment(env: Readonly<Record<string, string | undefined>
   if (!logLevel)
     wrong.push(`LOG_LEVEL is ${JSON.stringify(env.LOG_LEVEL)}: write one of ${logLevels.join(', ')}`);
   const modelsDir = folder('GREENTHREAD_MODELS_DIR', paths.models);
+  const poolDir = folder('GREENTHREAD_POOL_DIR', paths.poolOnNode);
+  const poolText = env.GREENTHREAD_PINNED_MEMORY_MB || '0';
+  if (!/^\d{1,9}$/.test(poolText))
+    wrong.push(
+      `GREENTHREAD_PINNED_MEMORY_MB is ${JSON.stringify(poolText)}: write whole MB, 0 for the agent's own bound`,
+    );
+  const poolBytes = Number(poolText) === 0 ? null : Number(poolText) * megabyte;
   if (wrong.length > 0 || !metrics || !logLevel) throw new RangeError(wrong.join('; '));
-  return { node, release: env.GREENTHREAD_RELEASE || 'development', podsDir, modelsDir, metrics, logLevel };
+  const release = env.GREENTHREAD_RELEASE || 'development';
+  return { node, release, podsDir, modelsDir, poolDir, poolBytes, metrics, logLevel };
 }

@@ -61,6 +61,7 @@ async function startAgent(gpus: Gpus, podsDir: string, modelsDir: string): Promi
     NODE_NAME: 'n1',
     GREENTHREAD_PODS_DIR: podsDir,
     GREENTHREAD_MODELS_DIR: modelsDir,
+    GREENTHREAD_POOL_DIR: join(modelsDir, '../pool'),
     METRICS_ADDRESS: '127.0.0.1:0',
     LOG_LEVEL: 'debug',
   });

@@ -17,9 +17,25 @@ describe("the agent's environment", () => {
       release: 'development',
       podsDir: '/run/greenthread/pods',
       modelsDir: '/mnt/models',
+      poolDir: '/dev/shm/greenthread',
+      poolBytes: null,
       metrics: { host: '0.0.0.0', port: 9401 },
       logLevel: 'info',
     });
+  });
+
+  it.each([
+    ['0', null],
+    ['', null],
+    ['20000', 20_000_000_000],
+  ])('bounds the pool by %j MB', (GREENTHREAD_PINNED_MEMORY_MB, bytes) => {
+    expect(readEnvironment({ NODE_NAME: 'n', GREENTHREAD_PINNED_MEMORY_MB }).poolBytes).toBe(bytes);
+  });
+
+  it.each(['-1', '10G', '1.5'])('refuses %j as a bound of the pool', (GREENTHREAD_PINNED_MEMORY_MB) => {
+    expect(() => readEnvironment({ NODE_NAME: 'n', GREENTHREAD_PINNED_MEMORY_MB })).toThrow(
+      /GREENTHREAD_PINNED_MEMORY_MB.*whole MB/,
+    );
   });
 
   it.each([

@@ -55,6 +55,7 @@ describe('the agent as a process', () => {
       NODE_NAME: 'n1',
       GREENTHREAD_PODS_DIR: join(folders, 'pods'),
       GREENTHREAD_MODELS_DIR: join(folders, 'models'),
+      GREENTHREAD_POOL_DIR: join(folders, 'pool'),
       METRICS_ADDRESS: '127.0.0.1:0',
     });
     const port = await until(

@@ -35,6 +35,8 @@ async function start(api: ApiStandIn | null) {
     release: 'test',
     podsDir: join(root, 'pods'),
     modelsDir: join(root, 'models'),
+    poolDir: join(root, 'pool'),
+    poolBytes: null,
     metrics: { host: '127.0.0.1', port: 0 },
     logLevel: 'debug' as const,
   };
@@ -212,6 +214,8 @@ describe('an agent that cannot start', () => {
         release: 'r',
         podsDir: join(root, 'pods'),
         modelsDir: root,
+        poolDir: join(root, 'pool'),
+        poolBytes: null,
         metrics: { host: '127.0.0.1', port },
         logLevel: 'info',
       },

@@ -1,0 +1,157 @@
+/**
+ * Changes to the pool's folders (docs/weights.md). The pool is root's; below pods/<uid> lies what a pod wrote, so nothing
+ * there is followed, and what is taken from there is looked at again once it cannot be swapped any more.
+ */
+import {
+  chmodSync,
+  closeSync,
+  constants,
+  fchmodSync,
+  fchownSync,
+  fstatSync,
+  ftruncateSync,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readSync,
+  renameSync,
+  rmSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { weightsFiles } from '#proto/weights.ts';
+import { type Adoption, imageFault, imageHeadBytes } from '../../decide/staging/images.ts';
+import { progressBytes } from './reader-words.ts';
+
+export const poolFolders = { staged: 'staged', images: 'images', pods: 'pods' } as const;
+/** Engines of any user read what is staged and the images. */
+const sharedMode = 0o755;
+/** Only through its own mount does a pod come to its folder. */
+const podsMode = 0o711;
+/** Any user of the pod may write its image; sticky, as the pod's other directory. */
+const podMode = 0o1777;
+/** Of finished images: nobody writes to them any more. */
+const imageMode = 0o444;
+const fileMode = 0o644;
+
+/** @throws Error when the pool cannot be made */
+export function makePool(root: string): void {
+  for (const [folder, mode] of [
+    ['', sharedMode],
+    [poolFolders.staged, sharedMode],
+    [poolFolders.images, sharedMode],
+    [poolFolders.pods, podsMode],
+  ] as const) {
+    mkdirSync(join(root, folder), { recursive: true });
+    chmodSync(join(root, folder), mode);
+  }
+  // What an agent was making when it was killed.
+  for (const folder of [poolFolders.staged, poolFolders.images])
+    for (const name of readdirSync(join(root, folder)))
+      if (name.startsWith('.')) rmSync(join(root, folder, name), { recursive: true, force: true });
+}
+
+export const stagedFolder = (root: string, key: string): string => join(root, poolFolders.staged, key);
+
+/** An empty place for weights, whole at once for whoever looks. One that is there already stays. @throws Error */
+export function makeStaged(root: string, key: string, bytes: number): void {
+  const folder = stagedFolder(root, key);
+  const making = stagedFolder(root, `.${key}`);
+  rmSync(making, { recursive: true, force: true });
+  mkdirSync(making, { mode: sharedMode });
+  const file = openSync(join(making, weightsFiles.weights), 'wx', fileMode);
+  try {
+    ftruncateSync(file, bytes);
+  } finally {
+    closeSync(file);
+  }
+  writeFileSync(join(making, 'progress'), Buffer.alloc(progressBytes), { flag: 'wx', mode: fileMode });
+  try {
+    renameSync(making, folder);
+  } catch (error) {
+    rmSync(making, { recursive: true, force: true });
+    if (!['ENOTEMPTY', 'EEXIST'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
+  }
+}
+
+export const removeStaged = (root: string, key: string): void =>
+  rmSync(stagedFolder(root, key), { recursive: true, force: true });
+
+export const removeImages = (root: string, engineHash: string): void =>
+  rmSync(join(root, poolFolders.images, engineHash), { recursive: true, force: true });
+
+export const removePodFolder = (root: string, podUid: string): void =>
+  rmSync(join(root, poolFolders.pods, podUid), { recursive: true, force: true });
+
+/** Their time of use is now; it outlives the agent. What is not there is not missed. */
+export function touch(root: string, used: { keys: Iterable<string>; engineHashes: Iterable<string> }): void {
+  const now = new Date();
+  const paths = [
+    ...[...used.keys].map((key) => stagedFolder(root, key)),
+    ...[...used.engineHashes].map((hash) => join(root, poolFolders.images, hash)),
+  ];
+  for (const path of paths) {
+    try {
+      utimesSync(path, now, now);
+    } catch {
+      // evicted meanwhile
+    }
+  }
+}
+
+/** The kubelet makes it for root alone. @returns false when it is not there */
+export function openPodFolder(root: string, podUid: string): boolean {
+  const path = join(root, poolFolders.pods, podUid);
+  try {
+    const found = lstatSync(path);
+    if (!found.isDirectory()) return false;
+    if ((found.mode & 0o7777) !== podMode) chmodSync(path, podMode);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Root's, and nobody's to write. A file that stays the pod's could be changed under those that read it. */
+function takeOver(fd: number): void {
+  fchmodSync(fd, imageMode);
+  const root = process.getuid?.() ?? 0;
+  fchownSync(fd, root, process.getgid?.() ?? 0);
+}
+
+/**
+ * Links a finished image for all engines of its hash; the first one of its name stays.
+ * @returns null, or why it is none
+ * @throws Error when the pool refuses
+ */
+export function adoptImage(root: string, { podUid, engineHash, name }: Adoption): string | null {
+  const source = join(root, poolFolders.pods, podUid, name);
+  const folder = join(root, poolFolders.images, engineHash);
+  const making = join(root, poolFolders.images, `.${podUid}-${name}`);
+  const fd = openSync(source, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  try {
+    const found = fstatSync(fd);
+    if (!found.isFile()) return 'it is no file';
+    const head = Buffer.alloc(imageHeadBytes);
+    const fault = imageFault(head.subarray(0, readSync(fd, head, 0, imageHeadBytes, 0)), found.size);
+    if (fault) return fault;
+    rmSync(making, { force: true });
+    linkSync(source, making);
+    const linked = lstatSync(making);
+    // The name may have been given to something else between open and link.
+    if (linked.ino !== found.ino || linked.dev !== found.dev) return 'it was swapped while it was linked';
+    takeOver(fd);
+    mkdirSync(folder, { mode: sharedMode, recursive: true });
+    linkSync(making, join(folder, name));
+    return null;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return null;
+    throw error;
+  } finally {
+    closeSync(fd);
+    rmSync(making, { force: true });
+  }
+}

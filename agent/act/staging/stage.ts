@@ -1,0 +1,195 @@
+/**
+ * One staging: the file `weights` of a gthread form into its folder of the pool, from the front, around the page cache, from
+ * where an earlier one stopped. `progress` tells the loader how far it is.
+ */
+import { closeSync, constants, openSync, readSync, rmSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
+import { type WeightsManifest, weightsFiles } from '#proto/weights.ts';
+import {
+  counter,
+  newShare,
+  progressBytes,
+  progressStates,
+  progressWords,
+  type ReaderFault,
+  type ReaderJob,
+  shareOf,
+} from './reader-words.ts';
+import type { Readers } from './readers.ts';
+
+export type StagingOutcome =
+  /** `readBytes` of them now, the rest was there; `cached`: why the page cache could not be left alone, null: it was. */
+  | { type: 'whole'; bytes: number; readBytes: number; cached: string | null }
+  | { type: 'stopped'; filledBytes: number; readBytes: number }
+  | { type: 'failed'; kind: ReaderFault['kind']; message: string };
+
+export interface StagingRun {
+  /** Ends after the chunks at hand; what was read stays. */
+  stop(): void;
+  /** Never rejects. */
+  ended: Promise<StagingOutcome>;
+}
+
+export interface StagingParts {
+  /** The form on disk. */
+  formFolder: string;
+  /** In the pool, made before. */
+  stagedFolder: string;
+  manifest: WeightsManifest;
+  readers: Readers;
+}
+
+/** The errors with which file systems refuse O_DIRECT, at the open or at the first read (open(2)). */
+const refusals = ['EINVAL', 'ENOTSUP', 'EOPNOTSUPP'];
+const codeOf = (error: unknown): string => (error as NodeJS.ErrnoException).code ?? '';
+
+/** Bytes that are there and checked, by the file `progress`. */
+function filledBytes(progress: number): number {
+  const words = new BigUint64Array(progressBytes / 8);
+  const bytes = readSync(progress, words, 0, progressBytes, 0);
+  return bytes === progressBytes ? Number(words[progressWords.filled]) : 0;
+}
+
+function tell(progress: number, state: keyof typeof progressStates): void {
+  const word = new BigUint64Array([BigInt(progressStates[state])]);
+  writeSync(progress, word, 0, 8, progressWords.state * 8);
+}
+
+/** A loader that waits goes on to the disk; the memory is free once nobody has it mapped. */
+export function abandonStaged(stagedFolder: string): void {
+  try {
+    const progress = openSync(join(stagedFolder, 'progress'), constants.O_RDWR | constants.O_NOFOLLOW);
+    try {
+      tell(progress, 'failed');
+    } finally {
+      closeSync(progress);
+    }
+  } catch {
+    // Without that file no loader waits for it.
+  }
+  rmSync(join(stagedFolder, weightsFiles.weights), { force: true });
+}
+
+const remedyOf: Record<ReaderFault['kind'], (folder: string) => string> = {
+  hash: (folder) =>
+    `the file changed after it was written, or the disk is failing: delete ${folder}, the next conversion writes it again`,
+  room: () => 'the pool has no room: set storage.pinnedMemoryMB below what its tmpfs holds',
+  read: () => 'see the disk and its mount; engines read the file by themselves meanwhile',
+};
+
+function failure(fault: ReaderFault, folder: string, chunkBytes: number): StagingOutcome {
+  const where = fault.chunk < 0 ? '' : ` at byte ${fault.chunk * chunkBytes}`;
+  const path = join(folder, weightsFiles.weights);
+  return {
+    type: 'failed',
+    kind: fault.kind,
+    message: `${path}${where}: ${fault.message}; ${remedyOf[fault.kind](folder)}`,
+  };
+}
+
+/** Open files of one staging, all closed at its end. */
+function openAll({ formFolder, stagedFolder }: StagingParts) {
+  const opened: number[] = [];
+  const open = (path: string, flags: number): number => {
+    const fd = openSync(path, flags);
+    opened.push(fd);
+    return fd;
+  };
+  const path = join(formFolder, weightsFiles.weights);
+  const plain = constants.O_RDONLY | constants.O_NOFOLLOW;
+  const close = (): void => {
+    for (const fd of opened.splice(0)) closeSync(fd);
+  };
+  try {
+    const target = open(join(stagedFolder, weightsFiles.weights), constants.O_RDWR | constants.O_NOFOLLOW);
+    const progress = open(join(stagedFolder, 'progress'), constants.O_RDWR | constants.O_NOFOLLOW);
+    const cached = () => open(path, plain);
+    try {
+      return {
+        source: open(path, plain | constants.O_DIRECT),
+        refused: null,
+        cached,
+        target,
+        progress,
+        close,
+      };
+    } catch (error) {
+      if (!refusals.includes(codeOf(error))) throw error;
+      const refused = `its file system refuses O_DIRECT (${codeOf(error)})`;
+      return { source: cached(), refused, cached, target, progress, close };
+    }
+  } catch (error) {
+    close();
+    throw error;
+  }
+}
+
+/** Starts at once. */
+export function startStaging(parts: StagingParts): StagingRun {
+  const { formFolder, stagedFolder, manifest, readers } = parts;
+  const { bytes, chunkBytes } = manifest;
+  const chunks = Math.ceil(bytes / chunkBytes);
+  const hashes = new SharedArrayBuffer(manifest.chunkHashes.length);
+  new Uint8Array(hashes).set(manifest.chunkHashes);
+  let stopped = false;
+  let shared: SharedArrayBuffer | undefined;
+
+  async function stage(files: ReturnType<typeof openAll>): Promise<StagingOutcome> {
+    const first = Math.min(Math.floor(filledBytes(files.progress) / chunkBytes), chunks);
+    shared = newShare(chunks, first);
+    const share = shareOf(shared);
+    if (stopped) share.counters[counter.stop] = 1;
+    const { source, target, progress } = files;
+    const job: ReaderJob = {
+      source,
+      target,
+      progress,
+      bytes,
+      chunkBytes,
+      hashes,
+      shared,
+      cached: files.refused !== null,
+    };
+    let cached = files.refused;
+    let fault = await readers.run(job);
+    if (fault?.kind === 'read' && refusals.includes(fault.code) && !job.cached) {
+      cached = `its file system refuses O_DIRECT (${fault.code})`;
+      const mark = Atomics.load(share.counters, counter.mark);
+      shared = newShare(chunks, mark);
+      if (stopped) shareOf(shared).counters[counter.stop] = 1;
+      fault = await readers.run({ ...job, source: files.cached(), cached: true, shared });
+    }
+    const mark = Atomics.load(shareOf(shared).counters, counter.mark);
+    const filled = Math.min(mark * chunkBytes, bytes);
+    const readBytes = filled - Math.min(first * chunkBytes, bytes);
+    if (fault) {
+      abandonStaged(stagedFolder);
+      return failure(fault, formFolder, chunkBytes);
+    }
+    if (filled < bytes) return { type: 'stopped', filledBytes: filled, readBytes };
+    tell(progress, 'whole');
+    return { type: 'whole', bytes, readBytes, cached };
+  }
+
+  async function run(): Promise<StagingOutcome> {
+    let files: ReturnType<typeof openAll> | undefined;
+    try {
+      files = openAll(parts);
+      return await stage(files);
+    } catch (error) {
+      const message = error instanceof Error ? error.message : String(error);
+      abandonStaged(stagedFolder);
+      return failure({ kind: 'read', chunk: -1, code: codeOf(error), message }, formFolder, chunkBytes);
+    } finally {
+      files?.close();
+    }
+  }
+
+  return {
+    stop() {
+      stopped = true;
+      if (shared) Atomics.store(shareOf(shared).counters, counter.stop, 1);
+    },
+    ended: run(),
+  };
+}

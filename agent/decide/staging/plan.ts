@@ -1,0 +1,155 @@
+/**
+ * What to stage next, what to evict for it, and what is left to be read from disk. From facts alone, again after every change:
+ * an agent that was killed goes on where the pool is.
+ */
+import { formatGiB } from '#platform/quantity.ts';
+import { isImaged, promisedBytes, type Room, roomOf, usedBytes } from './room.ts';
+import { cheapest, victims } from './victims.ts';
+import { type Wish, wishesOf } from './wishes.ts';
+import type { Eviction, Refusal, StagingFacts, StagingPlan, ToStage } from './words.ts';
+
+/** A staging that failed is tried again after this, ms: the files may have been written anew. */
+export const retryMs = 10 * 60_000;
+
+const limitText: Record<Room['limit'], (room: Room) => string> = {
+  pool: ({ boundBytes }) =>
+    `the pool is bound to ${formatGiB(boundBytes)} (storage.pinnedMemoryMB): raise it, or pin less`,
+  host: () => 'the node has no more memory: stop something there, or add some',
+  tmpfs: () => 'the tmpfs that holds the pool is full: mount /dev/shm with a larger size=',
+  agent: () =>
+    "the agent's own memory limit (agent.resources.limits.memory) would be passed: raise or remove it",
+};
+
+function noRoom({ weights, podUids }: Wish, bytes: number, room: Room): Refusal {
+  const image = room.promisedBytes > 0 ? ` and ${formatGiB(room.promisedBytes)} for images to come` : '';
+  return {
+    weights,
+    podUids,
+    reason: 'NoRoomToStage',
+    message: `${weights} needs ${formatGiB(bytes)} of host memory, ${formatGiB(Math.max(0, room.freeBytes))} are free beside ${formatGiB(room.usedBytes)} in the pool${image}; ${limitText[room.limit](room)}. Its engine reads it from disk`,
+  };
+}
+
+/** Failed entries are no use once no engine boots that may be looking at them. */
+function leftovers(facts: StagingFacts, wishes: readonly Wish[]): Eviction[] {
+  if (!facts.pods) return [];
+  return facts.pool.staged.flatMap(({ key, state, filledBytes }): Eviction[] => {
+    if (state !== 'failed' || key === facts.running) return [];
+    if (wishes.some((wish) => wish.key === key && (wish.rank === 0 || recent(facts, key)))) return [];
+    return [{ kind: 'staged', key, bytes: filledBytes, because: 'its staging failed' }];
+  });
+}
+
+const recent = (facts: StagingFacts, key: string): boolean =>
+  facts.failures.some((failure) => failure.key === key && facts.nowMs - failure.atMs < retryMs);
+
+/** Beyond the bound, or the node short of memory: what costs least goes, though nobody wants its room yet. */
+function underPressure(facts: StagingFacts, wishes: readonly Wish[], room: Room): Eviction[] {
+  // What is only promised is no reason: it is made room for when somebody is refused or the image is there.
+  const excess = -(room.freeBytes + room.promisedBytes);
+  if (excess <= 0) return [];
+  const candidates = victims(facts, wishes, null);
+  const chosen = cheapest(candidates, excess) ?? candidates;
+  return chosen.map(({ eviction }) => eviction);
+}
+
+/** All wishes in their order, each against what the earlier ones left. */
+function walk(facts: StagingFacts, wishes: readonly Wish[], room: Room, plan: StagingPlan): void {
+  let { freeBytes } = room;
+  let chosen: string | null = null;
+  for (const wish of wishes) {
+    const step = consider(facts, wishes, wish, { ...room, freeBytes });
+    if (step.refused) refuse(facts, plan, wish, step);
+    if (!step.take) continue;
+    freeBytes += freed(step.evict) - step.take.lacking;
+    if (chosen === null) choose(facts, plan, step, step.take.what);
+    else if (wish.rank === 0 && !step.begun && step.evict.length === 0) plan.prepare.push(step.take.what);
+    chosen ??= wish.key;
+  }
+  plan.stop = facts.running !== null && facts.running !== chosen;
+}
+
+/** One is staged at a time, in order: two would share the disk and both come late. */
+function choose(facts: StagingFacts, plan: StagingPlan, step: Step, what: ToStage): void {
+  plan.evict.push(...step.evict);
+  if (facts.running === null) plan.stage = what;
+  // Another one is under way and stops first; this one's loader is to wait.
+  else if (!step.begun) plan.prepare.push(what);
+}
+
+function refuse(facts: StagingFacts, plan: StagingPlan, wish: Wish, step: Step): void {
+  plan.refused.push(step.refused!);
+  if (step.begun && wish.key !== facts.running) plan.abandon.push(wish.key);
+}
+
+const freed = (evictions: readonly Eviction[]): number =>
+  evictions.reduce((sum, { bytes }) => sum + bytes, 0);
+
+/** The ledger; null while memory or pods are not known. */
+function ledger({ pods, host, pool, forms, boundBytes }: StagingFacts): Room | null {
+  if (!pods || !host) return null;
+  return roomOf(pool, host, { boundBytes, promisedBytes: promisedBytes(pods, pool, forms) });
+}
+
+export function planStaging(facts: StagingFacts): StagingPlan {
+  const plan: StagingPlan = { stop: false, evict: [], stage: null, prepare: [], abandon: [], refused: [] };
+  const room = ledger(facts);
+  if (!room) return plan;
+  const wishes = wishesOf(facts.pods ?? [], facts.pool.images);
+  plan.evict.push(...leftovers(facts, wishes));
+  walk(facts, wishes, room, plan);
+  if (plan.evict.length === 0) plan.evict.push(...underPressure(facts, wishes, room));
+  return plan;
+}
+
+interface Step {
+  /** It is to be staged, and needs `lacking` bytes for that; null: not now. */
+  take: { what: ToStage; lacking: number } | null;
+  evict: Eviction[];
+  refused: Refusal | null;
+  /** It has a place in the pool. */
+  begun: boolean;
+}
+
+/** Whether a wish can be fulfilled, and at what price. */
+function consider(facts: StagingFacts, wishes: readonly Wish[], wish: Wish, room: Room): Step {
+  const { weights, key, podUids } = wish;
+  const form = facts.forms.get(weights);
+  const entry = facts.pool.staged.find((staged) => staged.key === key);
+  const step: Step = { take: null, evict: [], refused: null, begun: entry !== undefined };
+  if (entry?.state === 'whole' || entry?.state === 'failed' || recent(facts, key)) return step;
+  if (!form || 'missing' in form) return step;
+  if ('fault' in form) {
+    return { ...step, refused: { weights, podUids, reason: 'WeightsUnusable', message: form.fault } };
+  }
+  const lacking = form.bytes - (entry?.filledBytes ?? 0);
+  const take = { what: { weights, key, bytes: form.bytes, podUids }, lacking };
+  if (lacking <= room.freeBytes) return { ...step, take };
+  const candidates = victims(facts, wishes, wish.rank).filter(({ eviction }) => !isItself(eviction, wish));
+  const chosen = cheapest(candidates, lacking - room.freeBytes);
+  if (chosen) return { ...step, take, evict: chosen.map(({ eviction }) => eviction) };
+  return { ...step, refused: noRoom(wish, lacking, room) };
+}
+
+const isItself = (eviction: Eviction, wish: Wish): boolean =>
+  eviction.kind === 'staged' && eviction.key === wish.key;
+
+/** Keys that pods of this node use now: their time of use is now. */
+export function inUse(facts: StagingFacts): { keys: Set<string>; engineHashes: Set<string> } {
+  const pods = facts.pods ?? [];
+  return {
+    keys: new Set(wishesOf(pods, facts.pool.images).flatMap(({ key, rank }) => (rank === 0 ? [key] : []))),
+    engineHashes: new Set(
+      pods.flatMap((pod) => (pod.engineHash && isImaged(pod, facts.pool.images) ? [pod.engineHash] : [])),
+    ),
+  };
+}
+
+/** What metrics show, bytes. */
+export function figuresOf(
+  facts: StagingFacts,
+): Record<'staged' | 'image' | 'writing' | 'promised' | 'bound', number> {
+  const room = ledger(facts);
+  const bound = room?.boundBytes ?? facts.boundBytes ?? 0;
+  return { ...usedBytes(facts.pool), promised: room?.promisedBytes ?? 0, bound };
+}

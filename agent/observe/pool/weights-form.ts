@@ -1,0 +1,65 @@
+/** The gthread form on the node's disk, as the converter published it. */
+import { constants } from 'node:fs';
+import { type FileHandle, open } from 'node:fs/promises';
+import { join } from 'node:path';
+import { errorText } from '#platform/log.ts';
+import { decodeManifest, manifestBytesMax, type WeightsManifest, weightsFiles } from '#proto/weights.ts';
+import { isOf, type WeightsName } from '../../decide/staging/weights-name.ts';
+import type { Form } from '../../decide/staging/words.ts';
+
+/** NONBLOCK: a pipe planted there would hold the open for ever. */
+const flags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
+
+const isMissing = (error: unknown): boolean => (error as NodeJS.ErrnoException).code === 'ENOENT';
+
+async function sizeOf(path: string): Promise<number> {
+  const file = await open(path, flags);
+  try {
+    const found = await file.stat();
+    if (!found.isFile()) throw new Error(`${path} is no file`);
+    return found.size;
+  } finally {
+    await file.close();
+  }
+}
+
+/** A short look: whether it is there, and how large. */
+export async function lookAtForm(modelsDir: string, name: WeightsName): Promise<Form> {
+  const folder = join(modelsDir, name.weights);
+  try {
+    await sizeOf(join(folder, weightsFiles.manifest));
+    return { bytes: await sizeOf(join(folder, weightsFiles.weights)) };
+  } catch (error) {
+    if (isMissing(error)) return { missing: true };
+    return { fault: `${folder} cannot be read (${errorText(error)}): see that it is readable, or delete it` };
+  }
+}
+
+async function readWhole(file: FileHandle, most: number): Promise<Buffer> {
+  const { size } = await file.stat();
+  if (size > most) throw new Error(`manifest.pb has ${size} bytes, at most ${most} are read`);
+  const buffer = Buffer.alloc(size);
+  const { bytesRead } = await file.read(buffer, 0, size, 0);
+  return buffer.subarray(0, bytesRead);
+}
+
+/**
+ * The manifest, believed only when it is of these weights and of this file.
+ * @throws Error naming the fault and the remedy
+ */
+export async function readManifest(modelsDir: string, name: WeightsName): Promise<WeightsManifest> {
+  const folder = join(modelsDir, name.weights);
+  const file = await open(join(folder, weightsFiles.manifest), flags);
+  try {
+    const manifest = decodeManifest(await readWhole(file, manifestBytesMax));
+    const remedy = `delete ${folder}, the next conversion writes it again`;
+    if (!isOf(name, manifest))
+      throw new Error(`manifest.pb is of ${manifest.modelName}@${manifest.commit}: ${remedy}`);
+    const bytes = await sizeOf(join(folder, weightsFiles.weights));
+    if (bytes !== manifest.bytes)
+      throw new Error(`${weightsFiles.weights} has ${bytes} bytes, not ${manifest.bytes}: ${remedy}`);
+    return manifest;
+  } finally {
+    await file.close();
+  }
+}

@@ -1,0 +1,131 @@
+/** The pool's folders in the agent's hands: made, listed, tended, emptied. What fails is said and costs its own work alone. */
+import { errorText, type Log } from '#platform/log.ts';
+import {
+  adoptImage,
+  makePool,
+  makeStaged,
+  openPodFolder,
+  removeImages,
+  removePodFolder,
+  removeStaged,
+  stagedFolder,
+  touch,
+} from './act/staging/pool-folder.ts';
+import { abandonStaged } from './act/staging/stage.ts';
+import { type Adoption, adoptions, goneFolders } from './decide/staging/images.ts';
+import type { Eviction, PoolListing, ToStage } from './decide/staging/words.ts';
+import type { PoolMetrics } from './metrics/pool.ts';
+import { createPoolListing } from './observe/pool/pool-listing.ts';
+
+/** Times of use are written this often, ms. */
+const touchMs = 60_000;
+
+export interface PoolParts {
+  poolDir: string;
+  /** Of a pod: it may be alive. */
+  alive(podUid: string): boolean;
+  metrics: PoolMetrics;
+  log: Log;
+  nowMs(): number;
+}
+
+export interface Pool {
+  /** @returns null while there is no pool to be had */
+  list(): PoolListing | null;
+  /** Opens pods' folders to their pods, links their finished images. @returns whether the pool is another now */
+  tend(listing: PoolListing, engineHashOf: (podUid: string) => string | null): boolean;
+  /** Removes folders of pods that have ended; only once the API server has listed pods. @returns as `tend` */
+  sweep(listing: PoolListing): boolean;
+  evict(eviction: Eviction): void;
+  /** A loader that finds a place waits for its bytes. */
+  prepare(what: ToStage): void;
+  /** A loader that waits goes on to the disk. */
+  abandon(key: string): void;
+  /** Now and then, so that times of use outlive the agent. */
+  used(what: { keys: Set<string>; engineHashes: Set<string> }): void;
+  openPodFolder(podUid: string): void;
+}
+
+export function createPool({ poolDir, alive, metrics, log, nowMs }: PoolParts): Pool {
+  const listing = createPoolListing(poolDir, nowMs);
+  /** Images that are linked, or that are none: each is looked at once. */
+  const looked = new Set<string>();
+  /** Why the pool cannot be used; '' when it can, null before the first try. */
+  let trouble: string | null = null;
+  let touchedAtMs = Number.NEGATIVE_INFINITY;
+
+  const guarded = (what: string, work: () => void): boolean => {
+    try {
+      work();
+      return true;
+    } catch (error) {
+      log.warn(`${what} failed`, { pool: poolDir, error: errorText(error) });
+      return false;
+    }
+  };
+
+  const usable = (): boolean => {
+    if (trouble === '') return true;
+    try {
+      makePool(poolDir);
+      trouble = '';
+    } catch (error) {
+      const text = errorText(error);
+      if (text !== trouble)
+        log.warn('nothing is staged: the pool cannot be made', { pool: poolDir, error: text });
+      trouble = text;
+    }
+    return trouble === '';
+  };
+
+  const adopt = (adoption: Adoption): boolean => {
+    const { podUid, engineHash, name, bytes } = adoption;
+    const key = `${podUid}/${name}`;
+    if (looked.has(key)) return false;
+    looked.add(key);
+    return guarded('linking an image', () => {
+      const fault = adoptImage(poolDir, adoption);
+      if (fault) throw new Error(`${name} of pod ${podUid}: ${fault}`);
+      metrics.adopted();
+      log.info('an image is there for all engines of its hash', { podUid, engineHash, image: name, bytes });
+    });
+  };
+
+  return {
+    list: () => (usable() ? listing() : null),
+    tend(found, engineHashOf) {
+      for (const { podUid } of found.pods) if (alive(podUid)) openPodFolder(poolDir, podUid);
+      return adoptions(found, engineHashOf).filter(adopt).length > 0;
+    },
+    sweep(found) {
+      const gone = goneFolders(found, nowMs(), alive);
+      for (const podUid of gone) {
+        for (const key of looked) if (key.startsWith(podUid)) looked.delete(key);
+        if (guarded('removing a folder of the pool', () => removePodFolder(poolDir, podUid)))
+          log.info('removed the image folder of a pod that ended', { podUid });
+      }
+      return gone.length > 0;
+    },
+    evict(eviction) {
+      const { kind, bytes, because } = eviction;
+      const gone = guarded('an eviction', () =>
+        eviction.kind === 'staged'
+          ? removeStaged(poolDir, eviction.key)
+          : removeImages(poolDir, eviction.engineHash),
+      );
+      if (!gone) return;
+      metrics.evicted(eviction);
+      const what = eviction.kind === 'staged' ? eviction.key : eviction.engineHash;
+      log.info('evicted from the pool', { kind, what, bytes, because });
+    },
+    prepare: ({ key, bytes }) =>
+      void guarded('making a place in the pool', () => makeStaged(poolDir, key, bytes)),
+    abandon: (key) => abandonStaged(stagedFolder(poolDir, key)),
+    used(what) {
+      if (nowMs() - touchedAtMs < touchMs) return;
+      touchedAtMs = nowMs();
+      touch(poolDir, what);
+    },
+    openPodFolder: (podUid) => void openPodFolder(poolDir, podUid),
+  };
+}

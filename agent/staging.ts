@@ -1,0 +1,240 @@
+/**
+ * Weights into the node's memory: looks at pods, disk, pool and memory, lets decide/staging say what to do, and does it.
+ * Nothing is kept: an agent that was killed finds all in the pool's folders and in the pods.
+ */
+import type { Registry } from 'prom-client';
+import { errorText, type Log } from '#platform/log.ts';
+import type { ArbiterEffect, ArbiterEvent } from './decide/arbiter/words.ts';
+import type { Untimed } from './decide/launcher-line.ts';
+import type { PodObject } from './decide/resource-facts.ts';
+import { figuresOf, inUse, planStaging } from './decide/staging/plan.ts';
+import { parseWeights } from './decide/staging/weights-name.ts';
+import type { Failure, Form, PoolListing, Refusal, StagingFacts, ToStage } from './decide/staging/words.ts';
+import { createPoolMetrics, type PoolMetrics } from './metrics/pool.ts';
+import { hostMemory } from './observe/pool/host-memory.ts';
+import { lookAtForm } from './observe/pool/weights-form.ts';
+import { createPool, type Pool } from './pool.ts';
+import { createStagingPods, type StagingPods } from './staging-pods.ts';
+import { createStager, type Ended, type Stager } from './staging-run.ts';
+
+/** Pool, memory and files that are not there yet are looked at this often, ms. */
+const lookMs = 2_000;
+/** A staging of fewer bytes says nothing of the disk's speed. */
+const measuredBytesMin = 64 * 1024 * 1024;
+/** Failures that are remembered; the oldest is forgotten first. */
+const failuresMax = 64;
+
+type Explain = Extract<ArbiterEffect, { type: 'explain' }>;
+
+export interface StagingParts {
+  poolDir: string;
+  modelsDir: string;
+  /** The chart's bound of the pool; null: the agent's own. */
+  poolBytes: number | null;
+  /** Of a pod: it may be alive. */
+  alive(podUid: string): boolean;
+  explain(effect: Explain): void;
+  registry: Registry;
+  log: Log;
+  nowMs(): number;
+}
+
+export interface Staging {
+  /** What the API server lists, whole. */
+  listed(objects: readonly PodObject[]): void;
+  heard(event: Untimed<ArbiterEvent>): void;
+  /** To be called before a grant goes to its launcher: a loader that finds no place in the pool reads from disk. */
+  granted(podUid: string): void;
+  /** Resolves when nothing is written any more. */
+  close(): Promise<void>;
+}
+
+const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(2)} GiB`;
+
+/** What ended, for people. */
+function sentence({ what, outcome, tookMs }: Ended): string {
+  const seconds = (tookMs / 1000).toFixed(1);
+  switch (outcome.type) {
+    case 'whole': {
+      const cached = outcome.cached ? `; through the page cache: ${outcome.cached}` : '';
+      return `${what.weights} is in host memory: ${gib(outcome.readBytes)} of ${gib(outcome.bytes)} read in ${seconds} s${cached}`;
+    }
+    case 'stopped':
+      return `${what.weights} gives way at ${gib(outcome.filledBytes)} of ${gib(what.bytes)}; it goes on from there`;
+    case 'failed':
+      return `${what.weights} is not staged: ${outcome.message}`;
+  }
+}
+
+/** Says each refusal once, and again when it has another reason or was over meanwhile. */
+function createRefusals(explain: StagingParts['explain'], metrics: PoolMetrics) {
+  let told = new Map<string, Refusal['reason']>();
+  return (refused: readonly Refusal[]): void => {
+    for (const { weights, podUids, reason, message } of refused) {
+      if (told.get(weights) === reason) continue;
+      metrics.refused(reason);
+      for (const podUid of podUids) explain({ type: 'explain', podUid, reason, message, level: 'warn' });
+    }
+    told = new Map(refused.map(({ weights, reason }) => [weights, reason]));
+  };
+}
+
+/** The forms on disk that pods load: asked for once, those that are missing again and again. */
+function createForms(modelsDir: string, changed: () => void) {
+  const forms = new Map<string, Form>();
+  const asking = new Set<string>();
+  const ask = async (weights: string): Promise<void> => {
+    asking.add(weights);
+    const form = await lookAtForm(modelsDir, parseWeights(weights)!);
+    asking.delete(weights);
+    const before = forms.get(weights);
+    forms.set(weights, form);
+    if (!before || 'bytes' in form) changed();
+  };
+  return {
+    forms,
+    look(wanted: ReadonlySet<string>): void {
+      for (const weights of forms.keys()) if (!wanted.has(weights)) forms.delete(weights);
+      for (const weights of wanted) {
+        const form = forms.get(weights);
+        if ((!form || !('bytes' in form)) && !asking.has(weights)) void ask(weights);
+      }
+    },
+    /** It failed: what is on the disk may be another file now. */
+    forget: (weights: string): void => void forms.delete(weights),
+  };
+}
+
+/** What is remembered of stagings that ended, as long as this agent lives. */
+interface Past {
+  failures: Failure[];
+  bytesPerSecond: number | null;
+}
+
+interface Rooms {
+  pods: StagingPods;
+  pool: Pool;
+  stager: Stager;
+  forms: ReturnType<typeof createForms>;
+  past: Past;
+}
+
+function factsOf({ pods, stager, forms, past }: Rooms, pool: PoolListing, parts: StagingParts): StagingFacts {
+  return {
+    nowMs: parts.nowMs(),
+    pods: pods.pods(),
+    forms: forms.forms,
+    pool,
+    host: hostMemory(),
+    boundBytes: parts.poolBytes,
+    running: stager.running(),
+    ...past,
+  };
+}
+
+/** The listing after all that needs no plan was done. */
+function tended({ pods, pool }: Rooms): PoolListing | null {
+  const listing = pool.list();
+  if (!listing) return null;
+  const known = pods.pods();
+  const hashOf = (podUid: string) => known?.find((pod) => pod.podUid === podUid)?.engineHash ?? null;
+  const changed = [pool.tend(listing, hashOf), known !== null && pool.sweep(listing)];
+  return changed.includes(true) ? pool.list() : listing;
+}
+
+/** Starts looking; what cannot be staged yet is tried again for ever. */
+export function startStaging(parts: StagingParts): Staging {
+  const { modelsDir, alive, explain, log, nowMs } = parts;
+  const metrics = createPoolMetrics(parts.registry);
+  const refusals = createRefusals(explain, metrics);
+  const rooms: Rooms = {
+    pods: createStagingPods(nowMs, alive),
+    pool: createPool({ ...parts, metrics }),
+    stager: createStager({ ...parts, onEnded: ended }),
+    forms: createForms(modelsDir, replan),
+    past: { failures: [], bytesPerSecond: null },
+  };
+  const { pods, pool, stager, forms, past } = rooms;
+  let closed = false;
+
+  function fail({ key, weights }: ToStage): void {
+    past.failures.push({ key, atMs: nowMs() });
+    if (past.failures.length > failuresMax) past.failures.shift();
+    forms.forget(weights);
+  }
+
+  function begin(what: ToStage): void {
+    try {
+      stager.begin(what);
+    } catch (error) {
+      log.warn('no place can be made in the pool', { weights: what.weights, error: errorText(error) });
+      fail(what);
+    }
+  }
+
+  /** A look that throws costs itself alone: the next one follows. */
+  function replan(): void {
+    try {
+      plan();
+    } catch (error) {
+      log.error('a look at the pool failed', { error: errorText(error) });
+    }
+  }
+
+  function plan(): void {
+    const listing = closed ? null : tended(rooms);
+    if (!listing) return;
+    const facts = factsOf(rooms, listing, parts);
+    const todo = planStaging(facts);
+    if (todo.stop) stager.stop();
+    todo.evict.forEach(pool.evict);
+    todo.prepare.forEach(pool.prepare);
+    todo.abandon.forEach(pool.abandon);
+    refusals(todo.refused);
+    if (todo.stage) begin(todo.stage);
+    metrics.show(figuresOf(facts));
+    pool.used(inUse(facts));
+  }
+
+  function ended(end: Ended): void {
+    const { what, outcome, tookMs } = end;
+    const read = outcome.type === 'failed' ? 0 : outcome.readBytes;
+    metrics.ended(outcome.type, tookMs / 1000, read);
+    if (read >= measuredBytesMin) past.bytesPerSecond = read / (tookMs / 1000);
+    if (outcome.type === 'failed') fail(what);
+    const level = outcome.type === 'failed' ? 'warn' : 'info';
+    if (outcome.type === 'stopped') log.info(sentence(end), { weights: what.weights });
+    else {
+      const reason = outcome.type === 'whole' ? 'Staged' : 'StagingFailed';
+      const message = sentence(end);
+      for (const podUid of what.podUids) explain({ type: 'explain', podUid, reason, message, level });
+    }
+    replan();
+  }
+
+  const look = setInterval(() => {
+    forms.look(new Set((pods.pods() ?? []).map(({ weights }) => weights)));
+    replan();
+  }, lookMs);
+
+  return {
+    listed(objects) {
+      pods.listed(objects);
+      forms.look(new Set((pods.pods() ?? []).map(({ weights }) => weights)));
+      replan();
+    },
+    heard(event) {
+      // The kubelet makes the folder for root alone; the engine that writes there starts after this.
+      if (event.type === 'asked') pool.openPodFolder(event.podUid);
+      if (pods.heard(event)) replan();
+    },
+    granted(podUid) {
+      if (pods.granted(podUid)) replan();
+    },
+    async close() {
+      closed = true;
+      clearInterval(look);
+      await stager.close();
+    },
+  };
+}
