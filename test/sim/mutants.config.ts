@@ -10,6 +10,7 @@ export default defineConfig({
       'test/sim/seeds.test.ts',
     ],
     pool: 'threads',
+    isolate: false,
     testTimeout: 10_000,
   },
 });
