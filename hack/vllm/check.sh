@@ -2,7 +2,8 @@
 # Checks the plug-in vllm/gthread: ruff, mypy and the tests that need no vLLM, in seconds.
 #
 #   hack/vllm/check.sh              all of it
-#   hack/vllm/check.sh pytest ARGS  pytest with the same tools, for example: pytest test/vllm (needs hack/vllm/install.sh)
+#   hack/vllm/check.sh vllm [ARGS]  the tests on the real vLLM (test/vllm), which it installs first; ARGS go to pytest; minutes
+#   hack/vllm/check.sh device       the tests on a real GPU (test/device), by the python3 on PATH that has vLLM with CUDA
 set -euo pipefail
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -11,18 +12,18 @@ CACHE=${GREENTHREAD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/greenthread}
 WANTED=$ROOT/vllm/requirements-check.txt
 TOOLS=$CACHE/python-tools-$(sha256sum "$WANTED" | cut -c1-12)
 
+export PYTHONDONTWRITEBYTECODE=1
+PYTEST=(-m pytest -c "$ROOT/vllm/pyproject.toml" --rootdir "$ROOT")
+case "${1:-}" in
+  vllm) shift; PYTHON=$("$HERE/install.sh"); cd "$ROOT"; exec "$PYTHON" "${PYTEST[@]}" -v "${@:-test/vllm}" ;;
+  device) shift; cd "$ROOT"; exec python3 "${PYTEST[@]}" -v -s "${@:-test/device}" ;;
+esac
 if [ ! -f "$TOOLS/installed" ]; then
   echo "check: the tools of vllm/requirements-check.txt (about 10 s, once)" >&2
   rm -rf "$TOOLS"
   python3 -m venv "$TOOLS"
   "$TOOLS/bin/pip" install --quiet --disable-pip-version-check --no-deps -r "$WANTED" >&2
   touch "$TOOLS/installed"
-fi
-export PYTHONDONTWRITEBYTECODE=1
-PYTEST=("$TOOLS/bin/python" -m pytest -c "$ROOT/vllm/pyproject.toml" --rootdir "$ROOT")
-if [ "${1:-}" = pytest ]; then
-  shift
-  exec "${PYTEST[@]}" "$@"
 fi
 cd "$ROOT"
 CODE=(vllm/gthread test/unit/gthread test/vllm test/device hack/vllm)
@@ -31,4 +32,4 @@ CODE=(vllm/gthread test/unit/gthread test/vllm test/device hack/vllm)
   { echo "check: run $TOOLS/bin/ruff format --config vllm/pyproject.toml ${CODE[*]}" >&2; exit 1; }
 # From inside, or the repository's folder vllm/ would be taken for the package.
 (cd vllm && "$TOOLS/bin/mypy" --no-error-summary --cache-dir "$TOOLS/mypy" -p gthread)
-"${PYTEST[@]}" -q test/unit/gthread
+"$TOOLS/bin/python" "${PYTEST[@]}" -q test/unit/gthread

@@ -1,8 +1,9 @@
 /** The real vLLM with our plug-in on CPU: what the simulated one is held to, and what the plug-in adds. */
 import { afterAll, describe, expect, it } from 'vitest';
+import { randomModel, vllmPython } from '../../hack/installation/vllm.ts';
 import { conformance } from '../contract/engine/conformance.ts';
 import { contextTokens, greedy } from '../contract/engine/conformance-subject.ts';
-import { RealEngine, randomModel, vllmPython, weightsBytesOf, workerBytes } from './real-engine.ts';
+import { RealEngine, weightsBytesOf, workerBytes } from './real-engine.ts';
 
 let engine: RealEngine | undefined;
 afterAll(() => engine?.end());

@@ -4,31 +4,12 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { execa } from 'execa';
 import { EngineClient } from '../contract/engine-client.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 /** Start of three Python processes on two busy cores, ms. */
 const bootMsMax = 400_000;
 const outputCharactersMax = 8_000;
-const installMsMax = 900_000;
-
-/** @returns path of a python3 that has vLLM; it is installed when it is not there */
-export async function vllmPython(): Promise<string> {
-  const { stdout } = await execa(join(root, 'hack/vllm/install.sh'), [], {
-    stderr: 'inherit',
-    timeout: installMsMax,
-  });
-  return stdout.trim();
-}
-
-/** A Llama of random float32 weights, made when it is not there. @returns its folder */
-export async function randomModel(python: string, gigabytes: number, seed = 1): Promise<string> {
-  const script = join(root, 'hack/vllm/make_model.py');
-  const words = ['--gigabytes', String(gigabytes), '--dtype', 'float32', '--seed', String(seed)];
-  const { stdout } = await execa(python, [script, ...words], { timeout: installMsMax });
-  return stdout.trim();
-}
 
 /** Bytes of the weights in a model's folder, as its index says. */
 export const weightsBytesOf = (folder: string): number =>

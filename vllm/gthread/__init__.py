@@ -9,7 +9,7 @@ from __future__ import annotations
 __version__ = "0.1.0"
 
 
-def platform() -> str | None:
+def platform_class() -> str | None:
     """Entry point vllm.platform_plugins: takes over where vLLM itself would be on its CPU platform."""
     from vllm.platforms import cpu_platform_plugin
 
@@ -19,7 +19,7 @@ def platform() -> str | None:
 
     if not is_supported(vllm.__version__) or cpu_platform_plugin() != "vllm.platforms.cpu.CpuPlatform":
         return None
-    return "gthread.platform.GThreadCpuPlatform"
+    return "gthread.cpu_platform.GThreadCpuPlatform"
 
 
 def register() -> None:

@@ -1,6 +1,6 @@
 """vLLM's worker with a guard: it refuses to compute, or to touch weights, while they are not in memory, whatever route asked.
 
-On a CPU the platform (platform.py) chooses it; on a GPU the command line does: --worker-cls gthread.worker.GThreadWorker.
+On a CPU the platform (cpu_platform.py) chooses it; on a GPU the command line does: --worker-cls gthread.worker.GThreadWorker.
 """
 
 from __future__ import annotations

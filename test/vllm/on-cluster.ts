@@ -1,0 +1,150 @@
+/** The real vLLM in model pods of the development cluster, as clients and a node's root see it. */
+import { installChart } from '../../hack/installation/chart.ts';
+import { downCluster, upCluster } from '../../hack/installation/cluster.ts';
+import { startHub } from '../../hack/installation/hub.ts';
+import { bringVllm, publishRandomModel, vllmPython } from '../../hack/installation/vllm.ts';
+import { edgeAddress } from '../../hack/nodes/places.ts';
+import { onNode, podsOf, until } from '../cluster/harness/cluster.ts';
+import { greedy } from '../contract/engine/conformance-subject.ts';
+import { weightsBytesOf } from './real-engine.ts';
+
+/** One small GPU: it holds one of these engines awake and another one asleep. */
+export const gpu = 'quadro-p2000:1';
+export const node = 'n1';
+/** Host memory for staged weights and images, MB: two Models of 1.2 GB, twice. */
+const pinnedMemoryMB = 6_000;
+/** Longest silence of a client's connection: a boot of the other Model and its own, ms. */
+const silenceMsMax = 900_000;
+
+export interface Upstream {
+  id: string;
+  weightsBytes: number;
+}
+
+/**
+ * Cluster, hub, chart, and two random models of 1.2 GB.
+ * @returns the models, the image and what ends it all
+ */
+export async function prepare(): Promise<{
+  upstreams: [Upstream, Upstream];
+  image: string;
+  end: () => Promise<unknown>;
+}> {
+  const python = await vllmPython();
+  const publish = async (seed: number): Promise<Upstream> => {
+    const id = `greenthread/random-${seed}`;
+    return { id, weightsBytes: weightsBytesOf(await publishRandomModel(python, id, 1.2, seed)) };
+  };
+  const upstreams: [Upstream, Upstream] = [await publish(1), await publish(2)];
+  const cluster = await upCluster(['--gpus', gpu]);
+  Object.assign(process.env, cluster.env);
+  await startHub(cluster);
+  const image = await bringVllm(cluster, python, node);
+  await installChart(cluster, {
+    simulated: true,
+    set: [`vllm.image=${image}`, `storage.pinnedMemoryMB=${pinnedMemoryMB}`],
+  });
+  return { upstreams, image, end: downCluster };
+}
+
+export const modelSpec = (upstream: Upstream) => ({
+  modelName: upstream.id,
+  dtype: 'float32',
+  loadFormat: 'gthread',
+  vramPerGPU: '3Gi',
+  endpoints: ['chat_completions', 'completions'],
+  fairness: { minRuntime: '1s', maxWaitTime: '1s' },
+  // Streams are frozen at once, not waited for.
+  sleep: { idleTimeout: '1h', drainTimeout: '0s' },
+  frontDoor: { maxWait: '15m' },
+  extraArgs: ['--enforce-eager', '--max-model-len=2048'],
+});
+
+interface Streaming {
+  /** Ids of the tokens that came. */
+  ids: number[];
+  finishReason: string | null;
+  done: Promise<void>;
+}
+
+/** A greedy completion by stream at the edge. */
+export async function stream(model: string, prompt: string, tokens: number): Promise<Streaming> {
+  const response = await fetch(`http://${edgeAddress}/${model}/v1/completions`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ prompt, max_tokens: tokens, stream: true, ...greedy }),
+    signal: AbortSignal.timeout(silenceMsMax),
+  });
+  if (response.status !== 200) throw new Error(`${model}: ${response.status} ${await response.text()}`);
+  const streaming: Streaming = { ids: [], finishReason: null, done: Promise.resolve() };
+  streaming.done = read(response, streaming);
+  streaming.done.catch(() => {}); // told to whoever awaits it
+  return streaming;
+}
+
+async function read(response: Response, streaming: Streaming): Promise<void> {
+  let rest = '';
+  for await (const chunk of response.body!.pipeThrough(new TextDecoderStream())) {
+    const events = (rest + chunk).split('\n\n');
+    rest = events.pop()!;
+    for (const data of events.map((event) => event.replace(/^data: /, ''))) {
+      if (data === '[DONE]') return;
+      if (!data.startsWith('{')) continue;
+      const parsed = JSON.parse(data);
+      if (parsed.error) throw new Error(data);
+      streaming.ids.push(...(parsed.choices[0]?.token_ids ?? []));
+      streaming.finishReason = parsed.choices[0]?.finish_reason ?? streaming.finishReason;
+    }
+  }
+  throw new Error('the stream ended without [DONE]');
+}
+
+/** The ids of a whole greedy answer. */
+export async function answer(model: string, prompt: string, tokens = 24): Promise<number[]> {
+  const whole = await stream(model, prompt, tokens);
+  await whole.done;
+  return whole.ids;
+}
+
+/** What the front door says of its model: sleeping, serving, … */
+export async function stateOf(model: string): Promise<string> {
+  const response = await fetch(`http://${edgeAddress}/${model}/status`);
+  return ((await response.json()) as { state: string }).state;
+}
+
+/** Process id, in the node's box, of the worker of a Model's engine. */
+export async function workerOf(model: string): Promise<number> {
+  const [pod] = await podsOf(model);
+  const script = `for p in $(grep -l '^VLLM::Worker' /proc/[0-9]*/comm 2>/dev/null); do
+    d=\${p%/comm}; tr '\\0' '\\n' < $d/environ | grep -q '^POD_UID=${pod!.metadata.uid}$' && echo \${d#/proc/}; done; true`;
+  return until(`the worker of ${model}`, async () => {
+    const found = (await onNode(node, 'sh', '-c', script)).split('\n').filter((line) => line !== '');
+    return found.length === 1 && Number(found[0]);
+  });
+}
+
+/** A figure of /proc/<pid>/status, bytes. */
+export async function statusBytes(pid: number, field: string): Promise<number> {
+  const text = await onNode(node, 'cat', `/proc/${pid}/status`);
+  const kib = new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(text)?.[1];
+  if (kib === undefined) throw new Error(`no ${field} in /proc/${pid}/status`);
+  return Number(kib) * 1024;
+}
+
+/** What nvidia-smi says is used of the GPU by processes, bytes. */
+export async function usedBytes(): Promise<number> {
+  const words = ['--query-compute-apps=used_memory', '--format=csv,noheader,nounits'];
+  const lines = (await onNode(node, '/run/gpu-sim/nvidia-smi', ...words)).split('\n');
+  return lines.reduce((sum, line) => sum + Number(line || 0) * 2 ** 20, 0);
+}
+
+/** TCP ports on which something in a pod's network listens, whichever address. */
+export async function listeningPorts(pid: number): Promise<number[]> {
+  const text = await onNode(node, 'cat', `/proc/${pid}/net/tcp`, `/proc/${pid}/net/tcp6`);
+  const ports = text
+    .split('\n')
+    .map((line) => line.trim().split(/\s+/))
+    .filter((words) => words[3] === '0A')
+    .map((words) => Number.parseInt(words[1]!.split(':')[1]!, 16));
+  return [...new Set(ports)].sort((a, b) => a - b);
+}
