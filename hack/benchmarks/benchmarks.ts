@@ -2,6 +2,7 @@
 import { convertBench, convertOptions } from './convert/convert.ts';
 import { policy, policyOptions } from './policy/policy.ts';
 import { switching, switchOptions } from './switch/switch.ts';
+import { wake, wakeOptions } from './wake/wake.ts';
 
 export interface Benchmark {
   what: string;
@@ -30,5 +31,10 @@ export const benchmarks: Record<string, Benchmark> = {
     what: 'two models on one slot as real processes beside llmux: switches, waits, streams that give way',
     options: switchOptions,
     run: switching,
+  },
+  wake: {
+    what: "a real vLLM's sleep and wake with gthread, beside a memcpy of the same bytes (installs vLLM for CPU)",
+    options: wakeOptions,
+    run: wake,
   },
 };
