@@ -91,6 +91,11 @@ export const suites: Record<string, Suite> = {
     gate: false,
     run: (sizes) => cluster(sizes, 'a40:2,t4:1', ['test/cluster/load']),
   },
+  vllm: {
+    what: 'the real vLLM on CPU: as a process beside the simulated one’s contract, and two Models of 1.2 GB on a real cluster (installs 2.7 GB once)',
+    gate: false,
+    run: () => vitest('vllm', ['--config', 'test/vllm/vitest.config.ts']),
+  },
   quick: {
     what: `unit, ${seedsQuick} seeds, and one node of the cluster`,
     gate: false,
