@@ -37,13 +37,23 @@ class _Connection(http.client.HTTPConnection):
 
 
 class Engine:
-    def __init__(self, folder: Path, name: str, model: Path, flags: list[str], env: dict[str, str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        model: Path,
+        flags: list[str],
+        env: dict[str, str],
+        python: Path = PYTHON,
+        eager: bool = True,
+    ) -> None:
         self.socket = str(folder / f"{name}.sock")
         self.log = folder / f"{name}.log"
         command = [
-            *("nice", "-n", "10", str(PYTHON), "-m", "vllm.entrypoints.openai.api_server"),
+            *("nice", "-n", "10", str(python), "-m", "vllm.entrypoints.openai.api_server"),
             *("--model", str(model), "--served-model-name", "m", "--uds", self.socket, "--enable-sleep-mode"),
-            *("--enforce-eager", "--max-model-len", "1024", *flags),
+            *(["--enforce-eager"] if eager else []),
+            *("--max-model-len", "1024", *flags),
         ]
         fixed = {
             "PYTHONPATH": str(REPOSITORY / "vllm"),
