@@ -133,13 +133,10 @@ async function convertCommit(run: Run, isFresh: boolean): Promise<Converted> {
     bytes: layout.bytes,
     chunkBytes: weightsChunkBytes,
     chunkHashes,
-    tensors: layout.tensors.map(({ name, dtype, shape, offset, bytes }) => ({
-      name,
-      dtype,
-      shape,
-      offset,
-      bytes,
-    })),
+    tensors: layout.tensors.map(({ tensor, offset }) => {
+      const { name, dtype, shape, bytes } = tensor;
+      return { name, dtype, shape, offset, bytes };
+    }),
     sources,
   };
   await publish(run, folder, form);

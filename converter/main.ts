@@ -7,7 +7,7 @@
  */
 import { parseArgs } from 'node:util';
 import { createLog, errorText } from '#platform/log.ts';
-import { makeCollector } from './act/memory.ts';
+import { makeCollector, preferSmallHeap } from './act/memory.ts';
 import { failureMessage, type ProgressState, successMessage, writeTermination } from './act/report.ts';
 import { createTeller, type Teller } from './act/tell.ts';
 import { convertFetched } from './conversion.ts';
@@ -106,6 +106,7 @@ async function cleanUp(words: string[]): Promise<void> {
 
 async function main(): Promise<void> {
   const [command, ...more] = process.argv.slice(2);
+  preferSmallHeap();
   // Engines run as other users and only read.
   process.umask(0o022);
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => stop.abort());

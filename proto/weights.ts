@@ -65,8 +65,16 @@ export const alignUp = (bytes: number, to: number): number => Math.ceil(bytes / 
 const schema = protobuf.parse(readFileSync(new URL('./weights.proto', import.meta.url), 'utf8')).root;
 const type = schema.lookupType('greenthread.weights.v1.Manifest');
 
-export const encodeManifest = (manifest: WeightsManifest): Buffer =>
-  Buffer.from(type.encode(type.fromObject(manifest)).finish());
+/** Tensors encoded at once: the codec's own notes of a hundred thousand would take more memory than their bytes. */
+const tensorsAtOnce = 1000;
+
+export function encodeManifest(manifest: WeightsManifest): Buffer {
+  // Messages one after the other are one message: their repeated fields add up.
+  const parts = [type.encode({ ...manifest, tensors: [] }).finish()];
+  for (let at = 0; at < manifest.tensors.length; at += tensorsAtOnce)
+    parts.push(type.encode({ tensors: manifest.tensors.slice(at, at + tensorsAtOnce) }).finish());
+  return Buffer.concat(parts);
+}
 
 /**
  * Reads manifest.pb. A later release's unknown fields do no harm.

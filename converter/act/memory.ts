@@ -8,6 +8,14 @@ import { runInNewContext } from 'node:vm';
 
 const collectEveryBytes = 4_000_000;
 
+/**
+ * Lets V8 collect rather than grow; to be called before there is much. Measured with the headers of 150,000 tensors: the
+ * peak is 370 MB without it and 200 MB with it.
+ */
+export function preferSmallHeap(): void {
+  setFlagsFromString('--optimize-for-size');
+}
+
 /** @returns a function to tell how many bytes were received */
 export function makeCollector(): (bytes: number) => void {
   setFlagsFromString('--expose-gc');

@@ -155,7 +155,7 @@ export async function writeForm(options: WriteOptions): Promise<Buffer> {
   };
   try {
     const sources = new Map<string, FileHandle>();
-    for (const path of new Set(layout.tensors.map((tensor) => tensor.path)))
+    for (const path of new Set(layout.tensors.map(({ tensor }) => tensor.path)))
       sources.set(path, await keep(open(join(source, path), 'r')));
     const weights = await keep(openOrMake(join(folder, weightsFiles.weights)));
     const journal = await keep(openOrMake(options.journal));

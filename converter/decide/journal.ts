@@ -12,8 +12,10 @@ export const fingerprintBytes = 32;
 export function fingerprintOf(layout: Layout, sources: readonly { path: string; sha256: string }[]): Buffer {
   const hash = createHash('sha256');
   for (const { path, sha256 } of sources) hash.update(`${sha256} ${path}\n`);
-  for (const { name, offset, bytes, path, position } of layout.tensors)
+  for (const { tensor, offset } of layout.tensors) {
+    const { name, bytes, path, position } = tensor;
     hash.update(`${offset} ${bytes} ${position} ${path} ${name}\n`);
+  }
   return hash.update(String(layout.bytes)).digest();
 }
 

@@ -2,8 +2,9 @@
 import { alignmentOf, alignUp, largePageBytes, weightsChunkBytes } from '#proto/weights.ts';
 import type { SourceTensor } from './safetensors.ts';
 
-export interface PlacedTensor extends SourceTensor {
-  /** In `weights`. */
+/** A tensor and its place in `weights`; of a hundred thousand no copies are made. */
+export interface PlacedTensor {
+  tensor: SourceTensor;
   offset: number;
 }
 
@@ -32,7 +33,7 @@ function placeGroup(group: readonly SourceTensor[], begin: number): { tensors: P
   let next = 0;
   const place = (tensor: SourceTensor): void => {
     const offset = alignUp(end, alignmentOf(tensor.bytes));
-    tensors.push({ ...tensor, offset });
+    tensors.push({ tensor, offset });
     end = offset + tensor.bytes;
   };
   const fillUpTo = (limit: number): void => {
@@ -53,15 +54,15 @@ function placeGroup(group: readonly SourceTensor[], begin: number): { tensors: P
 /** The same tensors give the same layout, in whatever order they come. */
 export function layOut(source: readonly SourceTensor[]): Layout {
   // 1. by need; 2. by name, so that what belongs together stays together.
-  const sorted = source
-    .map((tensor) => ({ tensor, need: needOf(tensor.name) }))
-    .sort((a, b) => a.need - b.need || (a.tensor.name < b.tensor.name ? -1 : 1));
+  const needs = new Map(source.map((tensor) => [tensor, needOf(tensor.name)]));
+  const need = (tensor: SourceTensor): number => needs.get(tensor)!;
+  const sorted = [...source].sort((a, b) => need(a) - need(b) || (a.name < b.name ? -1 : 1));
   const tensors: PlacedTensor[] = [];
   let end = 0;
   for (let at = 0; at < sorted.length; ) {
-    const { need } = sorted[at]!;
+    const first = need(sorted[at]!);
     const group: SourceTensor[] = [];
-    for (; at < sorted.length && sorted[at]!.need === need; at++) group.push(sorted[at]!.tensor);
+    for (; at < sorted.length && need(sorted[at]!) === first; at++) group.push(sorted[at]!);
     const placed = placeGroup(group, end);
     for (const tensor of placed.tensors) tensors.push(tensor);
     end = placed.end;
@@ -95,7 +96,7 @@ export function* chunks({ tensors, bytes }: Layout, first = 0): Generator<Chunk>
     const begin = index * weightsChunkBytes;
     const end = Math.min(begin + weightsChunkBytes, bytes);
     const pieces: Piece[] = [];
-    while (next < tensors.length && tensors[next]!.offset + tensors[next]!.bytes <= begin) next++;
+    while (next < tensors.length && endOf(tensors[next]!) <= begin) next++;
     for (let at = next; at < tensors.length && tensors[at]!.offset < end; at++) {
       addPiece(pieces, tensors[at]!, begin, end);
     }
@@ -103,13 +104,16 @@ export function* chunks({ tensors, bytes }: Layout, first = 0): Generator<Chunk>
   }
 }
 
-function addPiece(pieces: Piece[], tensor: PlacedTensor, begin: number, end: number): void {
-  const from = Math.max(tensor.offset, begin);
-  const bytes = Math.min(tensor.offset + tensor.bytes, end) - from;
+const endOf = ({ tensor, offset }: PlacedTensor): number => offset + tensor.bytes;
+
+function addPiece(pieces: Piece[], placed: PlacedTensor, begin: number, end: number): void {
+  const { tensor, offset } = placed;
+  const from = Math.max(offset, begin);
+  const bytes = Math.min(endOf(placed), end) - from;
   if (bytes === 0) return;
   const piece = {
     path: tensor.path,
-    position: tensor.position + from - tensor.offset,
+    position: tensor.position + from - offset,
     at: from - begin,
     bytes,
   };

@@ -14,7 +14,7 @@ const tensors = (...sizes: [string, number][]): SourceTensor[] => {
   });
 };
 const placed = (...sizes: [string, number][]) =>
-  layOut(tensors(...sizes)).tensors.map(({ name, offset }) => [name, offset]);
+  layOut(tensors(...sizes)).tensors.map(({ tensor, offset }) => [tensor.name, offset]);
 
 const anyTensors = fc
   .uniqueArray(
@@ -79,12 +79,12 @@ describe('the layout', () => {
     fc.assert(
       fc.property(anyTensors, (sizes) => {
         const { tensors: found, bytes } = layOut(tensors(...sizes));
-        expect(found.map(({ name }) => name).sort()).toEqual(sizes.map(([name]) => name).sort());
+        expect(found.map(({ tensor }) => tensor.name).sort()).toEqual(sizes.map(([name]) => name).sort());
         let end = 0;
         for (const one of found) {
-          expect(one.offset % alignmentOf(one.bytes)).toBe(0);
+          expect(one.offset % alignmentOf(one.tensor.bytes)).toBe(0);
           expect(one.offset).toBeGreaterThanOrEqual(end);
-          end = one.offset + one.bytes;
+          end = one.offset + one.tensor.bytes;
         }
         expect(bytes % largePageBytes).toBe(0);
         expect(bytes - end).toBeLessThan(largePageBytes);
@@ -119,8 +119,10 @@ describe('the layout', () => {
         }
         const total = [...covered.values()].reduce((sum, bytes) => sum + bytes, 0);
         expect(total).toBe(sizes.reduce((sum, [, bytes]) => sum + bytes, 0));
-        for (const { offset, position, bytes, path } of layout.tensors)
-          expect(covered.get(`${path} ${offset - position}`) ?? 0).toBeGreaterThanOrEqual(bytes);
+        for (const { offset, tensor } of layout.tensors)
+          expect(covered.get(`${tensor.path} ${offset - tensor.position}`) ?? 0).toBeGreaterThanOrEqual(
+            tensor.bytes,
+          );
         const all = [...chunks(layout)];
         expect(all).toHaveLength(chunksOf(layout.bytes));
         expect([...chunks(layout, first)]).toEqual(all.slice(first));
