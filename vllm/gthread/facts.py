@@ -46,6 +46,8 @@ def gather(config: VllmConfig, rank: int, device_type: str, packing: str) -> dic
             "pipeline": parallel.pipeline_parallel_size,
             "data": parallel.data_parallel_size,
             "expert": bool(parallel.enable_expert_parallel),
+            # Experts are spread over data parallel ranks as well.
+            "dataRank": parallel.data_parallel_rank,
             "rank": rank,
         },
         "loadFormat": str(config.load_config.load_format),
