@@ -40,9 +40,10 @@ async function round(engine: Engine, beside: boolean): Promise<Round> {
   const before = await engine.complete(tokens);
   const sleepHttpMs = await engine.timed('/sleep?level=1&mode=keep');
   await pause(restMs);
+  // Asleep, so that both copies find the same free memory: what the sleep gave back.
+  const copied = beside ? await engine.rpc<{ seconds: number }>('memcpy_seconds') : null;
   const wakeHttpMs = await engine.timed('/wake_up');
   const { last } = await engine.rpc<Stats>('gthread_stats');
-  const copied = beside ? await engine.rpc<{ seconds: number }>('memcpy_seconds') : null;
   if ((await engine.complete(tokens)) !== before) throw new Error('an answer changed over a sleep');
   return {
     sleepMs: last.sleep.seconds * 1000,
