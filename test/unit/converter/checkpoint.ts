@@ -44,11 +44,11 @@ export function llama(): Map<string, Tensor[]> {
     tensor(`model.layers.${number}.self_attn.o_proj.weight`, 700_002),
   ];
   return new Map([
-    ['model-00001-of-00002.safetensors', [tensor('lm_head.weight', 2 * mib + 2), ...layer(10), ...layer(2)]],
     [
-      'model-00002-of-00002.safetensors',
-      [...layer(0), tensor('model.embed_tokens.weight', 2 * mib), tensor('model.norm.weight', 2)],
+      'model-00001-of-00002.safetensors',
+      [tensor('lm_head.weight', 2 * mib + 2), ...layer(10), tensor('model.norm.weight', 2)],
     ],
+    ['model-00002-of-00002.safetensors', [...layer(2), tensor('model.embed_tokens.weight', 2 * mib)]],
   ]);
 }
 

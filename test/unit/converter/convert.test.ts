@@ -50,7 +50,7 @@ function damage(path: string, position: number): void {
   writeSync(file, Buffer.from([bytes[position]! ^ 1]), 0, 1, position);
 }
 
-describe.concurrent('a conversion', () => {
+describe('a conversion', () => {
   it('publishes every tensor beside the upstream files, and leaves nothing else', async () => {
     const one = await sharded();
     const { path, gthread } = await one.convert();
