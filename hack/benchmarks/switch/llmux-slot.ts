@@ -11,7 +11,16 @@ import { cache } from '../../nodes/places.ts';
 import { engineCommand, engineEnvironment } from '../../one-node/engine-command.ts';
 import { createGpus, type Gpus } from '../../one-node/gpus.ts';
 import { end, type Program, start, until } from '../../one-node/programs.ts';
-import { type ModelName, models, type Slot, share, simulation, turns, untilStarted } from './slot.ts';
+import {
+  type AtEnd,
+  type ModelName,
+  models,
+  type Slot,
+  share,
+  simulation,
+  turns,
+  untilStarted,
+} from './slot.ts';
 
 const version = '2.4.0';
 const home = join(cache, `llmux-${version}`);
@@ -43,13 +52,10 @@ interface EngineProcess {
 const post = (socket: string, path: string): string =>
   `curl -sf --max-time 60 -X POST --unix-socket ${socket} 'http://engine${path}'`;
 
-/** Starts an engine, waits for it and puts it to sleep. */
-async function bootAsleep(model: ModelName, folder: string, gpus: Gpus): Promise<EngineProcess> {
+function startEngine(model: ModelName, folder: string, gpus: Gpus): EngineProcess {
   const socket = join(folder, `${model}.sock`);
   const [command, ...args] = engineCommand(join(folder, model), model, socket, { share, simulation });
   const program = start(command!, args, { ...gpus.env, ...engineEnvironment(gpus.uuids[0]!) });
-  await untilStarted(`llmux's engine ${model}`, program.output);
-  await execa('sh', ['-c', post(socket, '/sleep?level=1')]);
   return { model, program, socket };
 }
 
@@ -90,43 +96,39 @@ const configuration = (engines: EngineProcess[]) => ({
 });
 
 /** It listens on every address: call this in a network of its own. */
-export async function llmuxSlot(): Promise<Slot> {
+export async function llmuxSlot(atEnd: AtEnd): Promise<Slot> {
   const folder = mkdtempSync(join(tmpdir(), 'gt-llmux-'));
-  const gpus = await createGpus('a40:1', join(folder, 'gpu'));
   const programs: Program[] = [];
   const pipes: Server[] = [];
-  const close = async (): Promise<void> => {
+  atEnd(async () => {
     for (const program of programs) await end(program, 'SIGKILL');
     for (const server of pipes) server.close();
     rmSync(folder, { recursive: true, force: true });
-  };
-  try {
-    const engines: EngineProcess[] = [];
-    // One after the other: two awake do not fit.
-    for (const model of models) {
-      const engine = await bootAsleep(model, folder, gpus);
-      engines.push(engine);
-      programs.push(engine.program);
-      pipes.push(await pipe(enginePorts[model], engine.socket));
-    }
-    const file = join(folder, 'config.json');
-    writeFileSync(file, JSON.stringify(configuration(engines)));
-    const llmux = start(binary, ['--config', file], { RUST_LOG: 'info' });
-    programs.push(llmux);
-    await until('llmux to listen', () => {
-      if (llmux.child.exitCode !== null) throw new Error(`llmux ended: ${llmux.output()}`);
-      return llmux.output().includes('Listening for requests');
-    });
-    return {
-      name: `llmux ${version}`,
-      bounds: null,
-      url: () => `http://127.0.0.1:${port}`,
-      served: () => turns(gpus.tokens()),
-      violations: gpus.violations,
-      close,
-    };
-  } catch (error) {
-    await close();
-    throw error;
+  });
+  const gpus = await createGpus('a40:1', join(folder, 'gpu'));
+  const engines: EngineProcess[] = [];
+  // One after the other: two awake do not fit.
+  for (const model of models) {
+    const engine = startEngine(model, folder, gpus);
+    engines.push(engine);
+    programs.push(engine.program);
+    await untilStarted(`llmux's engine ${model}`, engine.program.output);
+    await execa('sh', ['-c', post(engine.socket, '/sleep?level=1')]);
+    pipes.push(await pipe(enginePorts[model], engine.socket));
   }
+  const file = join(folder, 'config.json');
+  writeFileSync(file, JSON.stringify(configuration(engines)));
+  const llmux = start(binary, ['--config', file], { RUST_LOG: 'info' });
+  programs.push(llmux);
+  await until('llmux to listen', () => {
+    if (llmux.child.exitCode !== null) throw new Error(`llmux ended: ${llmux.output()}`);
+    return llmux.output().includes('Listening for requests');
+  });
+  return {
+    name: `llmux ${version}`,
+    bounds: null,
+    url: () => `http://127.0.0.1:${port}`,
+    served: () => turns(gpus.tokens()),
+    violations: gpus.violations,
+  };
 }

@@ -2,7 +2,7 @@
 import { defaultSettings } from '#proto/settings.ts';
 import { createOneNode } from '../../one-node/node.ts';
 import { until } from '../../one-node/programs.ts';
-import { type Bounds, models, type Slot, share, simulation, turns } from './slot.ts';
+import { type AtEnd, type Bounds, models, type Slot, share, simulation, turns } from './slot.ts';
 
 export const defaultBounds: Bounds = {
   minRuntimeMs: defaultSettings.fairness.minRuntimeMs,
@@ -10,32 +10,26 @@ export const defaultBounds: Bounds = {
   drainTimeoutMs: defaultSettings.sleep.drainTimeoutMs,
 };
 
-export async function ourSlot(name: string, bounds: Bounds): Promise<Slot> {
+export async function ourSlot(name: string, bounds: Bounds, atEnd: AtEnd): Promise<Slot> {
   const node = await createOneNode('a40:1');
-  const close = () => node.close(process.env.GREENTHREAD_BENCH_LOGS);
-  try {
-    await node.startAgent();
-    const { minRuntimeMs, maxWaitTimeMs, drainTimeoutMs } = bounds;
-    const settings = { fairness: { minRuntimeMs, maxWaitTimeMs }, sleep: { drainTimeoutMs } };
-    const pods = new Map(
-      await Promise.all(
-        models.map(
-          async (model) => [model, await node.addPod(model, { share, settings, simulation })] as const,
-        ),
+  atEnd(() => node.close(process.env.GREENTHREAD_BENCH_LOGS));
+  await node.startAgent();
+  const { minRuntimeMs, maxWaitTimeMs, drainTimeoutMs } = bounds;
+  const settings = { fairness: { minRuntimeMs, maxWaitTimeMs }, sleep: { drainTimeoutMs } };
+  const pods = new Map(
+    await Promise.all(
+      models.map(
+        async (model) => [model, await node.addPod(model, { share, settings, simulation })] as const,
       ),
-    );
-    for (const [model, pod] of pods)
-      await until(`${model} to have booted`, async () => (await node.status(pod)).bootReady);
-    return {
-      name,
-      bounds,
-      url: (model) => pods.get(model)!.url,
-      served: () => turns(node.tokens()),
-      violations: node.violations,
-      close,
-    };
-  } catch (error) {
-    await close();
-    throw error;
-  }
+    ),
+  );
+  for (const [model, pod] of pods)
+    await until(`${model} to have booted`, async () => (await node.status(pod)).bootReady);
+  return {
+    name,
+    bounds,
+    url: (model) => pods.get(model)!.url,
+    served: () => turns(node.tokens()),
+    violations: node.violations,
+  };
 }

@@ -5,6 +5,8 @@
 import { execa } from 'execa';
 
 const mark = 'GREENTHREAD_OWN_NETWORK';
+/** What an interrupted benchmark has to put away its own, ms. */
+const endMsMax = 10_000;
 
 export const isInOwnNetwork = (): boolean => process.env[mark] === '1';
 
@@ -13,10 +15,15 @@ export async function runInOwnNetwork(): Promise<number> {
   const namespaces = ['--net', '--pid', '--fork', '--mount-proc', '--kill-child'];
   const script = 'ip link set lo up && exec "$@"';
   const again = [process.execPath, ...process.execArgv, ...process.argv.slice(1)];
-  const { exitCode } = await execa('unshare', [...namespaces, 'sh', '-c', script, 'sh', ...again], {
+  const child = execa('unshare', [...namespaces, 'sh', '-c', script, 'sh', ...again], {
     stdio: 'inherit',
     reject: false,
     env: { [mark]: '1' },
+    forceKillAfterDelay: endMsMax,
   });
+  // A terminal's Ctrl-C reaches all of them: this one waits until the other has put everything away.
+  process.on('SIGINT', () => undefined);
+  process.once('SIGTERM', () => child.kill('SIGINT'));
+  const { exitCode } = await child;
   return exitCode ?? 1;
 }

@@ -36,8 +36,10 @@ export interface Slot {
   /** Models whose tokens the GPU saw, in order, without repetition: one switch between each two of them. */
   served(): string[];
   violations(): string[];
-  close(): Promise<void>;
 }
+
+/** Takes what must be done at the end, also when a slot is interrupted half made. */
+export type AtEnd = (close: () => Promise<void>) => void;
 
 export function turns(tokens: { model: string }[]): string[] {
   return tokens.map(({ model }) => model).filter((model, at, all) => model !== all[at - 1]);

@@ -6,7 +6,7 @@ import { installLlmux, llmuxSlot } from './llmux-slot.ts';
 import { defaultBounds, ourSlot } from './our-slot.ts';
 import { isInOwnNetwork, runInOwnNetwork } from './own-network.ts';
 import { type Round, visitSlot, type Waited } from './scenarios.ts';
-import type { Bounds, Slot } from './slot.ts';
+import type { AtEnd, Bounds, Slot } from './slot.ts';
 
 export const switchOptions = ['--rounds N    3 by default, interleaved; a round takes about 2 minutes'];
 
@@ -119,16 +119,19 @@ async function measure(slots: Slot[], rounds: number): Promise<Measured[]> {
 
 /** @returns 1 when a stream of ours was not whole, memory was over-committed or a wait was beyond its bound */
 async function run(rounds: number): Promise<number> {
-  const slots: Slot[] = [];
+  const closers: (() => Promise<void>)[] = [];
+  const atEnd: AtEnd = (each) => void closers.push(each);
   const close = async (): Promise<void> => {
-    for (const slot of slots.splice(0)) await slot.close();
+    for (const each of closers.splice(0).reverse()) await each();
   };
   for (const signal of ['SIGINT', 'SIGTERM'] as const)
     process.once(signal, () => void close().finally(() => process.exit(1)));
   try {
-    slots.push(await ourSlot('GreenThread', defaultBounds));
-    slots.push(await ourSlot('GreenThread, turns of 1 s', brief));
-    slots.push(await llmuxSlot());
+    const slots = [
+      await ourSlot('GreenThread', defaultBounds, atEnd),
+      await ourSlot('GreenThread, turns of 1 s', brief, atEnd),
+      await llmuxSlot(atEnd),
+    ];
     const measured = await measure(slots, rounds);
     const [ours, briefly, peer] = measured as [Measured, Measured, Measured];
     console.log(`\n${table(measured.map(row))}\n`);
