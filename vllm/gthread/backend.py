@@ -75,6 +75,11 @@ class GThreadBackend(SleepModeBackend):
         )
         return self._cycle
 
+    def cache_made(self) -> None:
+        """The KV cache is there, and nothing in it."""
+        if isinstance(self._memory, cpu_memory.CpuMemory):
+            self._memory.free_cache()
+
     # -- vLLM's words
 
     def suspend(self, level: int = 1) -> None:

@@ -99,6 +99,13 @@ class CpuMemory:
         for start, end in self._stretches:
             memory.copy(self._run.address + start, self._image.run_address + start, end - start)
 
+    def free_cache(self) -> None:
+        """vLLM fills it with zeroes in small pages. It reads as zeroes all the same, and what is written there comes, and goes, in
+        large ones."""
+        for address, length in self._kv_storages():
+            memory.free_pages(address, length)
+            memory.try_advise(address, length, memory.MADV_HUGEPAGE)
+
     # -- sleep_cycle.Memory
 
     def prepare(self, tags: frozenset[str]) -> None:
@@ -107,10 +114,7 @@ class CpuMemory:
 
     def drop(self, tags: frozenset[str]) -> None:
         if "kv_cache" in tags:
-            for address, length in self._kv_storages():
-                memory.free_pages(address, length)
-                # vLLM made it of small pages; what is written there from now on comes, and goes, faster.
-                memory.try_advise(address, length, memory.MADV_HUGEPAGE)
+            self.free_cache()
         if "weights" not in tags:
             return
         if self._run is None:

@@ -104,10 +104,11 @@ def _hash(pieces: Iterable[memoryview]) -> str:
 
 
 def find_image(folders: Iterable[Path | None], name: str) -> Path | None:
-    """The first folder that has it."""
+    """In the first folder that has it; one that may not be read has none."""
     for folder in folders:
-        if folder is not None and (folder / name).is_file():
-            return folder / name
+        with contextlib.suppress(OSError):
+            if folder is not None and (folder / name).is_file():
+                return folder / name
     return None
 
 
@@ -115,8 +116,9 @@ def find_by_key(folders: Iterable[Path | None], key: str) -> list[Path]:
     """All of that key, whatever their layout, in the folders' order."""
     found: list[Path] = []
     for folder in folders:
-        if folder is not None and folder.is_dir():
-            found += sorted(path for path in folder.iterdir() if path.name.startswith(f"{key}-") and path.suffix == ".image")
+        with contextlib.suppress(OSError):
+            if folder is not None:
+                found += sorted(path for path in folder.iterdir() if path.name.startswith(f"{key}-") and path.suffix == ".image")
     return found
 
 

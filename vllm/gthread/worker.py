@@ -63,6 +63,12 @@ class GThreadWorker(StockWorker):
         if backend is not None:
             backend.attach(self.model_runner.get_model(), self.get_draft_model(), self.vllm_config, self.rank)
 
+    def initialize_from_config(self, kv_cache_config: Any) -> None:
+        super().initialize_from_config(kv_cache_config)
+        backend = self._gthread
+        if backend is not None:
+            backend.cache_made()
+
     def sleep(self, level: int = 1) -> None:
         """Without Worker.sleep's check of the whole GPU's free memory: another engine that wakes at that moment would
         fail it when the weights are gone already. Whoever asked measures."""

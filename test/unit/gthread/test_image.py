@@ -151,6 +151,18 @@ def test_images_are_found_by_name_and_by_key(tmp_path: Path) -> None:
     assert find_by_key([None, pool, own], "k") == [own / "k-l.image"]
 
 
+def test_a_folder_that_may_not_be_read_has_no_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    own = tmp_path / "own"
+    written(own)
+    monkeypatch.setattr(Path, "is_file", refused)
+    monkeypatch.setattr(Path, "iterdir", refused)
+    assert find_image([own], "k-l.image") is None
+    assert find_by_key([own], "k") == []
+
+
 def test_the_key_knows_every_fact_and_not_their_order() -> None:
     facts: dict[str, object] = {"a": 1, "b": {"c": None}}
     assert key_of(facts) == key_of({"b": {"c": None}, "a": 1})
