@@ -15,7 +15,7 @@ TOOLS=$CACHE/python-tools-$(sha256sum "$WANTED" | cut -c1-12)
 export PYTHONDONTWRITEBYTECODE=1
 PYTEST=(-m pytest -c "$ROOT/vllm/pyproject.toml" --rootdir "$ROOT")
 case "${1:-}" in
-  vllm) shift; PYTHON=$("$HERE/install.sh"); cd "$ROOT"; exec "$PYTHON" "${PYTEST[@]}" -v "${@:-test/vllm}" ;;
+  vllm) shift; PYTHON=$("$HERE/install.sh"); cd "$ROOT"; exec "$PYTHON" "${PYTEST[@]}" -v -rP "${@:-test/vllm}" ;;
   device) shift; cd "$ROOT"; exec python3 "${PYTEST[@]}" -v -s "${@:-test/device}" ;;
 esac
 if [ ! -f "$TOOLS/installed" ]; then

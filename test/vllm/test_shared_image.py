@@ -49,7 +49,9 @@ def test_awake_they_share_the_weights_pages(engines: list[Engine], answers: list
         engine.complete(PROMPTS[0])
     for engine in engines:
         stats = engine.stats()
-        shared = pss(stats["pid"])["Pss_Shmem"]
+        memory = pss(stats["pid"])
+        shared = memory["Pss_Shmem"]
+        print({kind: round(size / 1e6) for kind, size in memory.items()}, "MB,", round(stats["weightsBytes"] / 1e6), "of weights")
         assert 0.45 * stats["weightsBytes"] < shared < 0.6 * stats["weightsBytes"]
 
 

@@ -67,6 +67,8 @@ def test_a_sleep_frees_the_weights_memory_and_the_cache(engine: Engine) -> None:
     asleep = engine.stats()
     engine.wake()
     weights = awake["weightsBytes"]
+    for state, stats in (("awake", awake), ("asleep", asleep)):
+        print(state, {kind: round(size / 1e6) for kind, size in stats["resident"].items()}, "MB", stats["last"])
     assert weights > 1.2e9
     for kind in ("VmRSS", "RssAnon"):
         assert awake["resident"][kind] - asleep["resident"][kind] >= 0.99 * weights, kind

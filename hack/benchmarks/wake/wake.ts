@@ -15,7 +15,7 @@ const vllm = fileURLToPath(new URL('../../vllm', import.meta.url));
 /** So that the image is mapped again after a sleep, as it is when an engine sleeps for longer than this. */
 const restMs = 500;
 /** The cache is in use when a sleep comes. */
-const tokens = 64;
+const tokens = 16;
 
 /** The last line of a command of ours; its progress goes to stderr. */
 const said = (command: string, args: string[]): string =>
