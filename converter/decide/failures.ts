@@ -165,7 +165,10 @@ const diskCodes = [
 export function judgeError(thrown: { code: string | null; text: string }, asked: Asked): FetchFailure {
   const { code, text } = thrown;
   if (code === 'ENOSPC' || code === 'EDQUOT') {
-    return new FetchFailure('NoSpace', 'the disk under storage.modelsPath is full: make room on this node');
+    return new FetchFailure(
+      'NoSpace',
+      'the disk under storage.modelsPath is full: make room on this node (docs/weights.md, Cleaning up)',
+    );
   }
   if (code !== null && diskCodes.includes(code)) {
     return new FetchFailure('DiskFailed', `the disk under storage.modelsPath: ${text}`);

@@ -50,6 +50,6 @@ export function requireSpace(neededBytes: number, freeBytes: number, modelsDir: 
   if (neededBytes === 0 || neededBytes + reserveBytes <= freeBytes) return;
   throw new FetchFailure(
     'NoSpace',
-    `${formatGiB(neededBytes + reserveBytes)} are needed under ${modelsDir} on this node and ${formatGiB(freeBytes)} are free: make room, or set storage.modelsPath to a larger disk`,
+    `${formatGiB(neededBytes + reserveBytes)} are needed under ${modelsDir} on this node and ${formatGiB(freeBytes)} are free: make room (docs/weights.md, Cleaning up), or set storage.modelsPath to a larger disk`,
   );
 }

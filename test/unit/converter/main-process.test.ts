@@ -1,6 +1,6 @@
 /** The Job as it runs in its pod: the real program, its exit code, its termination message, its memory. */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, describe, expect, it } from 'vitest';
@@ -124,6 +124,23 @@ describe.concurrent('the Job', () => {
     expect(await second.ended).toBe(0);
     expect(one.hub.stats().models[id]!.bytes).toBeLessThanOrEqual(65 * 2 ** 20 - had);
     expect(Math.max(firstPeak, secondPeak)).toBeLessThan(rssMiBMax);
+  });
+
+  it('that finds the disk full while it converts says so, and the next one goes on', async () => {
+    const one = await bench();
+    const { commit } = await one.fetch();
+    const converting = join(one.modelsDir, '.incoming/org--model.gthread', `${commit}.gthread-1`);
+    mkdirSync(converting, { recursive: true });
+    symlinkSync('/dev/full', join(converting, 'weights'));
+    const failing = job(one, {}, ['convert']);
+    expect(await failing.ended).toBe(1);
+    expect(failing.termination()).toEqual({
+      error: { reason: 'NoSpace', message: expect.stringContaining('make room'), part: 'Converting' },
+    });
+    rmSync(join(converting, 'weights'));
+    const next = job(one, {}, ['convert']);
+    expect(await next.ended).toBe(0);
+    expect(next.termination()).toMatchObject({ commit, downloaded: 0, gthread: { tensors: 2 } });
   });
 
   it.each([[['convert', 'more']], [['stage']], [[]]])('with the words %j ends with 2', async (words) => {
