@@ -58,8 +58,14 @@ function programSources(repository: string): string[] {
 async function programsImage(sources: ImageSources): Promise<Image> {
   // Bundling takes seconds on a busy machine: only when a source has changed.
   const key = keyOfFiles(programSources(sources.repository));
-  const layer = await makeLayer(sources.store, `programs-${key}`, async (root) => {
-    for (const [name, content] of await programFiles()) await writeInto(root, join('/app', name), content);
+  const layer = await makeLayer(sources.store, `programs-2-${key}`, async (root) => {
+    const compiled: string[] = [];
+    for (const [name, content] of await programFiles()) {
+      await writeInto(root, join('/app', name), content);
+      if (name.endsWith('.node')) compiled.push(join(root, 'app', name));
+    }
+    // Compiled packages name system libraries that Node.js itself does without.
+    for (const library of await librariesOf(compiled)) await copyInto(root, library);
   });
   const base = await nodeBase(sources);
   const env = { PATH: searchPath, NODE_ENV: 'production' };
