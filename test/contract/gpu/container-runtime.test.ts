@@ -1,5 +1,13 @@
 /** The runtime wrapper: what it adds to an OCI bundle, and that runc gets its command line unchanged. */
-import { chmodSync, existsSync, mkdtempSync, readFileSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  symlinkSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type Answer, GpuNode } from '../gpu-node.ts';
