@@ -15,6 +15,8 @@ mkdir -p "$FOLDER"/{kubelet,containerd,pods,containers,cni-cache,models,pids,log
 
 mount -n --make-rshared /
 mount -n -t tmpfs -o mode=0755 tmpfs /run
+# The node's own host memory: the pool of weights lies there.
+mount -n -t tmpfs -o mode=1777 tmpfs /dev/shm
 mkdir -p /run/lock
 mount -n --bind "$FOLDER/kubelet" /var/lib/kubelet
 mount -n --bind "$FOLDER/containerd" /var/lib/containerd
