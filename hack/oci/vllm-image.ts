@@ -20,10 +20,9 @@ const recipe = 1;
 /** First on PATH. The launcher itself and vLLM's own children run under /usr/bin/python3. */
 const python3 = `#!/bin/sh
 # The memory of an engine's workers counts as that of its first GPU (hack/gpu: gpu-sim-hold).
-case " $* " in
-*" vllm.entrypoints.openai.api_server "*)
-  exec /usr/local/bin/gpu-sim-hold --smaps "\${GREENTHREAD_GPU_UUIDS%%,*}" /usr/bin/python3 "$@" ;;
-esac
+if [ "$1 $2" = "-m vllm.entrypoints.openai.api_server" ]; then
+  exec /usr/local/bin/gpu-sim-hold --smaps "\${GREENTHREAD_GPU_UUIDS%%,*}" /usr/bin/python3 "$@"
+fi
 exec /usr/bin/python3 "$@"
 `;
 
