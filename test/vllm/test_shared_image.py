@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import publish
-from engine import Engine, pss
+from engine import Engine, Streams, pss
 
 PROMPTS = ["hello world", "the quick brown fox jumps over"]
 
@@ -62,3 +62,12 @@ def test_one_sleeps_and_the_other_goes_on(engines: list[Engine], answers: list[l
     assert second.complete(PROMPTS[1]) == answers[1]
     first.wake()
     assert [first.complete(prompt) for prompt in PROMPTS] == answers
+
+
+def test_streams_of_a_mapped_model_go_on_over_a_sleep(engines: list[Engine]) -> None:
+    undisturbed = Streams(engines[0], PROMPTS, 40).join()
+    streams = Streams(engines[0], PROMPTS, 40)
+    streams.wait_for(5)
+    engines[0].sleep()
+    engines[0].wake()
+    assert streams.join() == undisturbed

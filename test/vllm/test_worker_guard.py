@@ -31,13 +31,33 @@ class Memory:
 def worker(monkeypatch: pytest.MonkeyPatch):
     """Of vLLM's class, with no model in it; `ran` has what reached vLLM's own execute_model."""
     made = object.__new__(GThreadWorker)
-    made.model_config = SimpleNamespace(enable_sleep_mode=True, enable_nccl_comm_suspend=False)
+    made.model_config = SimpleNamespace(enable_sleep_mode=True, sleep_mode_backend="gthread", enable_nccl_comm_suspend=False)
     made._sleep_mode_backend = backend = GThreadBackend()
     backend._memory = Memory()
     backend._cycle = SleepCycle(Memory())
     made.ran = []
     monkeypatch.setattr(worker_module.StockWorker, "execute_model", lambda self, step: self.ran.append(step) or "output")
     return made
+
+
+def test_the_backend_that_the_loader_chooses_is_the_one_that_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    import gthread
+
+    gthread.register()
+    made = object.__new__(GThreadWorker)
+    made.model_config = SimpleNamespace(enable_sleep_mode=True, sleep_mode_backend="cumem")
+    made.vllm_config = SimpleNamespace(model_config=made.model_config)
+    made.model_runner = SimpleNamespace(get_model=lambda: "model", get_draft_model=lambda: None)
+    made._sleep_mode_backend, made.rank = None, 3
+    attached = []
+    monkeypatch.setattr(GThreadBackend, "attach", lambda self, *given: attached.append(given))
+
+    def load(self) -> None:
+        self.model_config.sleep_mode_backend = "gthread"
+
+    monkeypatch.setattr(worker_module.StockWorker, "load_model", load)
+    made.load_model()
+    assert attached == [("model", None, made.vllm_config, 3)]
 
 
 def step(tokens: int) -> SimpleNamespace:

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 logger = init_logger("vllm.gthread")
 
 
+class Started:
+    """A moment, by the clock and by the CPU time that this thread has had."""
+
+    def __init__(self) -> None:
+        self.wall, self.cpu = time.perf_counter(), time.thread_time()
+
+
 class GThreadBackend(SleepModeBackend):
     """Made by vLLM without arguments; the worker hands it the model (`attach`) once that is loaded."""
 
@@ -94,7 +101,7 @@ class GThreadBackend(SleepModeBackend):
             cycle = self._make_ready()
         except (OSError, ValueError) as error:
             raise SuspendFailed(f"sleep refused, nothing was freed: no image of the weights: {error}") from error
-        started = time.perf_counter()
+        started = Started()
         freed = cycle.suspend(tags)
         self._state = "SUSPENDED"
         self._note("sleep", freed, started)
@@ -103,7 +110,7 @@ class GThreadBackend(SleepModeBackend):
         if self._cycle is None:
             return  # no sleep came to its end: all is in memory
         self._state = "RESUMING"
-        started = time.perf_counter()
+        started = Started()
         brought = self._cycle.resume(tags)
         self._state = "SUSPENDED" if self._cycle.asleep else "RUNNING"
         self._note("wake", brought, started)
@@ -113,10 +120,10 @@ class GThreadBackend(SleepModeBackend):
         if self._cycle is not None:
             self._cycle.require_awake(what)
 
-    def _note(self, what: str, tags: frozenset[str], started: float) -> None:
-        seconds = time.perf_counter() - started
+    def _note(self, what: str, tags: frozenset[str], started: Started) -> None:
+        seconds, cpu_seconds = time.perf_counter() - started.wall, time.thread_time() - started.cpu
         weights = self._memory.freed_bytes if self._memory is not None and "weights" in tags else 0
-        self._last[what] = {"seconds": seconds, "tags": sorted(tags), "weightsBytes": weights}
+        self._last[what] = {"seconds": seconds, "cpuSeconds": cpu_seconds, "tags": sorted(tags), "weightsBytes": weights}
         logger.info("gthread: %s of %s in %.1f ms, %d bytes of weights", what, sorted(tags), seconds * 1e3, weights)
 
     def stats(self) -> dict[str, object]:

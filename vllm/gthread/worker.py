@@ -48,18 +48,18 @@ class WeightsAreShared(RuntimeError):
 class GThreadWorker(StockWorker):
     @property
     def _gthread(self) -> GThreadBackend | None:
-        """None without --enable-sleep-mode, or where another backend was asked for."""
-        if not self.model_config.enable_sleep_mode:
+        """None without --enable-sleep-mode, or where another backend was asked for. vLLM makes its backend when it is first
+        needed and keeps it: not before the loader has had its say (on a GPU no other place can choose it)."""
+        if not self.model_config.enable_sleep_mode or self.model_config.sleep_mode_backend != "gthread":
             return None
         backend = self.sleep_mode_backend
         return backend if isinstance(backend, GThreadBackend) else None
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
-        backend = self._gthread
-        if backend is not None and current_platform.is_cpu():
+        if self._gthread is not None and current_platform.is_cpu():
             plain_gemm.install()
         super().load_model(*args, **kwargs)
-        backend = self._gthread  # the loader may have chosen it just now
+        backend = self._gthread
         if backend is not None:
             backend.attach(self.model_runner.get_model(), self.get_draft_model(), self.vllm_config, self.rank)
 

@@ -9,10 +9,16 @@ const repository = fileURLToPath(new URL('../../..', import.meta.url));
 const startSecondsMax = 600;
 const requestMsMax = 120_000;
 
+export interface Times {
+  seconds: number;
+  /** That the thread has had: on a machine that others use as well it tells more than the clock. */
+  cpuSeconds: number;
+}
+
 export interface Stats {
   pid: number;
   weightsBytes: number;
-  last: Record<'sleep' | 'wake', { seconds: number }>;
+  last: Record<'sleep' | 'wake', Times>;
 }
 
 export class Engine {
