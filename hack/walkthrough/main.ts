@@ -5,12 +5,14 @@ import { type Cluster, downCluster, upCluster } from '../installation/cluster.ts
 import { downloads, startHub } from '../installation/hub.ts';
 import { imageNames } from '../oci/images.ts';
 import { converge, deploy, inference, remove, running, twoAwake } from './chapters.ts';
+import { deployAndConverge, prepare, removeAndRedeploy, sleepWhenIdle, takeTurns } from './real-engine.ts';
 import { check, failures, remark, title, type, until } from './shell.ts';
 import { update } from './updates.ts';
 
-const help = `usage: ./hack/demo [--keep] [--gpus TYPE:COUNT,...] [--kubeconfig FILE [--values FILE]]
+const help = `usage: ./hack/demo [--keep] [--engine vllm] [--gpus TYPE:COUNT,...] [--kubeconfig FILE [--values FILE]]
   plays the deploy page (deploy, converge, verify, update, delete) on a real Kubernetes and checks what it promises
   --keep             leave the cluster running and say what to type next; otherwise no process stays
+  --engine vllm      a real vLLM on CPU instead of the simulated one: less of the page, about 10 minutes, 2.7 GB to install once
   --gpus LIST        GPUs of the simulated nodes, as ./hack/cluster takes them; a40:2 when not given; the page's Models go to the a40s
   --kubeconfig FILE  use a cluster of your own with NVIDIA GPUs: the chart is installed there. Images must be where its
                      nodes can pull them; say so, and all else that differs, in --values FILE (helm values)
@@ -28,8 +30,15 @@ function options() {
       kubeconfig: { type: 'string' },
       values: { type: 'string' },
       gpus: { type: 'string' },
+      engine: { type: 'string' },
     },
   });
+  if (values.engine !== undefined && values.engine !== 'vllm')
+    throw new Error(`--engine ${values.engine}: vllm is the only other one`);
+  if (values.engine && (values.kubeconfig || values.gpus))
+    throw new Error(
+      '--engine vllm plays on a cluster and a GPU of its own: leave out --kubeconfig and --gpus',
+    );
   if (values.gpus && values.kubeconfig)
     throw new Error('--gpus is for simulated nodes: a cluster of your own has GPUs');
   if (values.values && !values.kubeconfig)
@@ -82,8 +91,23 @@ kubectl apply -f examples/…       # a Model of your own
 ./hack/cluster down               # end it all`);
 }
 
+async function playRealEngine(keep: boolean): Promise<void> {
+  try {
+    const cluster = await prepare();
+    await deployAndConverge();
+    await takeTurns();
+    await sleepWhenIdle();
+    await removeAndRedeploy();
+    check('every promise that was played held', failures.length === 0, failures.join('; '));
+    if (keep) next(cluster);
+  } finally {
+    if (!keep) await downCluster();
+  }
+}
+
 async function play(): Promise<void> {
-  const { keep, kubeconfig, values, gpus = gpusDefault } = options();
+  const { keep, kubeconfig, values, engine, gpus = gpusDefault } = options();
+  if (engine) return playRealEngine(keep);
   const cluster = kubeconfig ? foreignCluster(kubeconfig) : await ownCluster(gpus);
   Object.assign(process.env, cluster.env);
   try {
