@@ -1,6 +1,7 @@
 /** The benchmarks of ./hack/bench by name: what each shows and how it is run. */
 import { convertBench, convertOptions } from './convert/convert.ts';
 import { policy, policyOptions } from './policy/policy.ts';
+import { staging, stagingOptions } from './staging/staging.ts';
 import { switching, switchOptions } from './switch/switch.ts';
 import { wake, wakeOptions } from './wake/wake.ts';
 
@@ -36,5 +37,10 @@ export const benchmarks: Record<string, Benchmark> = {
     what: "a real vLLM's sleep and wake with gthread, beside a memcpy of the same bytes (installs vLLM for CPU)",
     options: wakeOptions,
     run: wake,
+  },
+  staging: {
+    what: 'weights from disk into host memory: the agent beside fio, two streamers and the default loader',
+    options: stagingOptions,
+    run: staging,
   },
 };

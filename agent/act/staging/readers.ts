@@ -1,10 +1,15 @@
 /** The reader threads: started when something is to be staged, ended when nothing was for a while. */
+import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import { errorText } from '#platform/log.ts';
 import { counter, type ReaderAnswer, type ReaderFault, type ReaderJob, shareOf } from './reader-words.ts';
 
-/** Reads in flight at once: what fio's authors and vendors measure disks with. */
-export const readersCount = 4;
+/**
+ * Reads in flight at once: what disks are measured with. A reader is on a CPU for about half its time (to check and to write into
+ * the pool), so there are no more of them than CPUs.
+ */
+export const readersMax = 4;
+const readersMin = 2;
 /** Each has a heap of its own, and needs next to none, MB. */
 const heapMbMax = 32;
 /** Ended when idle for this long, ms: they hold some 15 MB each. */
@@ -24,8 +29,8 @@ export interface Readers {
 const threadUrl = (): URL =>
   new URL(import.meta.url.endsWith('.ts') ? './reader.ts' : './staging-reader.js', import.meta.url);
 
-function startThread(): Worker {
-  const thread = new Worker(threadUrl(), {
+function startThread(url: URL): Worker {
+  const thread = new Worker(url, {
     resourceLimits: { maxOldGenerationSizeMb: heapMbMax, maxYoungGenerationSizeMb: 2 },
   });
   thread.unref();
@@ -79,7 +84,9 @@ function stalled(job: ReaderJob, ended: Promise<unknown>): Promise<ReaderFault> 
   });
 }
 
-export function createReaders(): Readers {
+/** @param thread what a reader runs */
+export function createReaders(thread = threadUrl()): Readers {
+  const count = Math.min(readersMax, Math.max(readersMin, availableParallelism()));
   let threads: Worker[] = [];
   let idle: NodeJS.Timeout | undefined;
 
@@ -93,7 +100,7 @@ export function createReaders(): Readers {
   return {
     async run(job) {
       clearTimeout(idle);
-      if (threads.length === 0) threads = Array.from({ length: readersCount }, startThread);
+      if (threads.length === 0) threads = Array.from({ length: count }, () => startThread(thread));
       const answers = Promise.all(threads.map((thread) => answerOf(thread, job)));
       const stall = await Promise.race([answers.then(() => null), stalled(job, answers)]);
       if (stall) {

@@ -1,0 +1,245 @@
+import { describe, expect, it } from 'vitest';
+import { figuresOf, planStaging, retryMs } from '../../../../agent/decide/staging/plan.ts';
+import { cheapest } from '../../../../agent/decide/staging/victims.ts';
+import type { StagingFacts } from '../../../../agent/decide/staging/words.ts';
+import { emptyPool, facts, GiB, host, image, key, pod, staged, uid, weights } from './facts.ts';
+
+const next = (given: StagingFacts): string | null => planStaging(given).stage?.key ?? null;
+const evicted = (given: StagingFacts): string[] =>
+  planStaging(given).evict.map((eviction) =>
+    eviction.kind === 'staged' ? eviction.key : eviction.engineHash,
+  );
+
+describe('what is staged next', () => {
+  const orders: [string, StagingFacts['pods'], number | null][] = [
+    ['one that boots before one that waits', [pod(1), pod(2, { phase: 'boots' })], 2],
+    ['one that waits before a pinned one that runs', [pod(1, { phase: 'runs', pinned: true }), pod(2)], 2],
+    [
+      'a pinned one that runs before one that has not asked',
+      [pod(1, { phase: 'listed' }), pod(2, { phase: 'runs', pinned: true })],
+      2,
+    ],
+    ['of two that wait the pinned one', [pod(1), pod(2, { pinned: true })], 2],
+    ['of two alike the one that has waited longer', [pod(2, { sinceMs: 9 }), pod(1, { sinceMs: 5 })], 1],
+    ['none for an engine that runs', [pod(1, { phase: 'runs' })], null],
+    ['none for a pod that ends', [pod(1, { deleting: true })], null],
+    ['none whose files are not there', [pod(11)], null],
+  ];
+  it.each(orders)('is %s', (_what, pods, wanted) => {
+    expect(next(facts({ pods }))).toBe(wanted === null ? null : key(wanted));
+  });
+
+  it('is none for an engine whose images are there, all of them', () => {
+    const pods = [pod(1, { ranks: 2 })];
+    expect(next(facts({ pods, pool: { images: [image(1, { files: 2 })] } }))).toBeNull();
+    expect(next(facts({ pods, pool: { images: [image(1, { files: 1 })] } }))).toBe(key(1));
+  });
+
+  it('is the same for two Models with the same weights, once', () => {
+    const pods = [pod(1), pod(2, { weights: weights(1), phase: 'boots' })];
+    const plan = planStaging(facts({ pods }));
+    expect(plan.stage).toMatchObject({ key: key(1), podUids: [uid(1), uid(2)] });
+    expect(next(facts({ pods, pool: { staged: [staged(1)] } }))).toBeNull();
+  });
+
+  it('goes on where an earlier agent stopped', () => {
+    const half = staged(1, { filledBytes: 5 * GiB, state: 'under way' });
+    expect(next(facts({ pods: [pod(1)], pool: { staged: [half] } }))).toBe(key(1));
+  });
+
+  it('waits for the API server, and for a look at the memory', () => {
+    expect(planStaging(facts({ pods: null, pool: { staged: [staged(1)] } }))).toMatchObject({
+      stage: null,
+      evict: [],
+    });
+    expect(next(facts({ pods: [pod(1)], host: null }))).toBeNull();
+  });
+});
+
+describe('a staging under way', () => {
+  it('goes on while its pod wants it most', () => {
+    const plan = planStaging(facts({ pods: [pod(1), pod(2)], running: key(1) }));
+    expect(plan).toMatchObject({ stop: false, stage: null });
+  });
+
+  it('gives way to a boot, whose loader is to wait', () => {
+    const plan = planStaging(facts({ pods: [pod(1), pod(2, { phase: 'boots' })], running: key(1) }));
+    expect(plan).toMatchObject({ stop: true, stage: null, prepare: [{ key: key(2) }] });
+  });
+
+  it('stops when its pod is gone', () => {
+    expect(planStaging(facts({ running: key(1) })).stop).toBe(true);
+  });
+
+  it('stops when the node runs short of memory, and the loader goes on to the disk', () => {
+    const pods = [pod(1, { phase: 'boots' })];
+    const short = { ...host, availableBytes: 12 * GiB };
+    const half = staged(1, { filledBytes: 5 * GiB, state: 'under way' as const });
+    expect(planStaging(facts({ pods, host: short, pool: { staged: [half] }, running: key(1) })).stop).toBe(
+      true,
+    );
+    const after = planStaging(facts({ pods, host: short, pool: { staged: [half] } }));
+    expect(after.abandon).toEqual([key(1)]);
+    expect(after.refused[0]?.reason).toBe('NoRoomToStage');
+  });
+
+  it('has the next boot wait for its turn where there is room for both, and not where there is not', () => {
+    const pods = [pod(1, { phase: 'boots' }), pod(2, { phase: 'boots' })];
+    expect(planStaging(facts({ pods })).prepare).toMatchObject([{ key: key(2) }]);
+    expect(planStaging(facts({ pods, boundBytes: 30 * GiB + 1 })).prepare).toEqual([]);
+  });
+});
+
+describe('the ledger of host memory', () => {
+  const refusal = (given: StagingFacts): string => planStaging(given).refused[0]?.message ?? '';
+
+  const limits: [string, Parameters<typeof facts>[0], RegExp][] = [
+    [
+      'the chart',
+      { boundBytes: 5 * GiB },
+      /10\.0 GiB of host memory, 5\.0 GiB are free.*storage\.pinnedMemoryMB/,
+    ],
+    [
+      'half of the node',
+      { boundBytes: null, host: { totalBytes: 16 * GiB, availableBytes: 16 * GiB, ownBytes: null } },
+      /bound to 8\.0 GiB/,
+    ],
+    [
+      'what the node has left beside a head room',
+      { host: { ...host, availableBytes: 20 * GiB } },
+      /7\.5 GiB are free.*no more memory/,
+    ],
+    ['the tmpfs', { pool: { freeBytes: 4 * GiB } }, /tmpfs.*size=/],
+    ["the agent's own limit", { host: { ...host, ownBytes: 2 * GiB } }, /agent\.resources\.limits\.memory/],
+  ];
+  it.each(limits)('is bound by %s', (_what, given, said) => {
+    const full = facts({ pods: [pod(1)], ...given });
+    expect(next(full)).toBeNull();
+    expect(refusal(full)).toMatch(said);
+    expect(refusal(full)).toMatch(/reads it from disk/);
+  });
+
+  it('counts the image that a boot is about to write, less what it has written', () => {
+    const pods = [pod(1, { phase: 'boots' })];
+    expect(next(facts({ pods, boundBytes: 19 * GiB }))).toBeNull();
+    expect(next(facts({ pods, boundBytes: 20 * GiB }))).toBe(key(1));
+    const writing = { podUid: uid(1), seenAtMs: 0, files: [{ name: 'x', bytes: 4 * GiB, linked: false }] };
+    expect(figuresOf(facts({ pods, pool: { pods: [writing] } }))).toEqual({
+      staged: 0,
+      image: 0,
+      writing: 4 * GiB,
+      promised: 6 * GiB,
+      bound: 40 * GiB,
+    });
+  });
+
+  it('counts one image for all replicas of an engine, and none twice that is linked', () => {
+    const pods = [
+      pod(1, { phase: 'boots' }),
+      pod(2, { phase: 'boots', engineHash: 'hash1', weights: weights(1) }),
+    ];
+    const linked = { podUid: uid(3), seenAtMs: 0, files: [{ name: 'x', bytes: 4 * GiB, linked: true }] };
+    expect(figuresOf(facts({ pods, pool: { pods: [linked] } }))).toMatchObject({
+      promised: 10 * GiB,
+      writing: 0,
+    });
+  });
+
+  it('says why files cannot be used', () => {
+    const forms = new Map([[weights(1), { fault: 'broken, delete it' }]]);
+    expect(planStaging(facts({ pods: [pod(1)], forms })).refused).toEqual([
+      { weights: weights(1), podUids: [uid(1)], reason: 'WeightsUnusable', message: 'broken, delete it' },
+    ]);
+  });
+});
+
+describe('what is evicted', () => {
+  /** A pool that is full but for 2 GiB. */
+  const full = (pool: StagingFacts['pool'], pods: StagingFacts['pods']) =>
+    facts({ pods, pool, boundBytes: (pool.staged.length + pool.images.length) * 10 * GiB + 2 * GiB });
+
+  it('is what nobody uses, the longest unused first', () => {
+    const pool = {
+      ...emptyPool,
+      staged: [staged(2, { usedAtMs: 500_000 }), staged(3, { usedAtMs: 100_000 })],
+    };
+    expect(evicted(full(pool, [pod(1)]))).toEqual([key(3)]);
+  });
+
+  it('is weights whose engines have their image, before images of engines that are gone', () => {
+    const pool = {
+      ...emptyPool,
+      staged: [staged(2, { usedAtMs: 600_000 })],
+      images: [image(2), image(3, { usedAtMs: 590_000 })],
+    };
+    expect(evicted(full(pool, [pod(1), pod(2, { phase: 'runs' })]))).toEqual([key(2)]);
+  });
+
+  it('is never the image of a pod of this node, nor what a boot reads, nor what is pinned', () => {
+    const pool = {
+      ...emptyPool,
+      staged: [staged(2), staged(3), staged(1, { filledBytes: 0, bytes: 10 * GiB, state: 'under way' })],
+      images: [image(4), image(5)],
+    };
+    const pods = [
+      pod(1),
+      pod(2, { phase: 'boots' }),
+      pod(3, { phase: 'runs', pinned: true }),
+      pod(4, { phase: 'runs' }),
+      pod(5, { deleting: true }),
+    ];
+    const plan = planStaging({ ...full(pool, pods), boundBytes: 52 * GiB });
+    expect(plan.evict).toEqual([]);
+    expect(plan.refused).toMatchObject([{ weights: weights(1), reason: 'NoRoomToStage' }]);
+  });
+
+  it('is what waits behind the one that needs the room, not what waits before it', () => {
+    const pool = { ...emptyPool, staged: [staged(2), staged(3)] };
+    const behind = [pod(1), pod(2, { phase: 'listed' }), pod(3)];
+    expect(evicted(full(pool, behind))).toEqual([key(2)]);
+    expect(evicted(full({ ...emptyPool, staged: [staged(3)] }, [pod(3), pod(1)]))).toEqual([]);
+  });
+
+  it('is nothing that does not help', () => {
+    const pool = { ...emptyPool, staged: [staged(2, { filledBytes: 1 * GiB })] };
+    expect(evicted(facts({ pods: [pod(1)], pool, boundBytes: 5 * GiB }))).toEqual([]);
+  });
+
+  it('goes under pressure although nobody wants the room', () => {
+    const pool = { staged: [staged(2)], images: [image(3)] };
+    expect(evicted(facts({ pool, host: { ...host, availableBytes: 3 * GiB } }))).toEqual([key(2)]);
+    expect(evicted(facts({ pool, boundBytes: 5 * GiB }))).toEqual([key(2), 'hash3']);
+    expect(evicted(facts({ pool }))).toEqual([]);
+  });
+
+  it('is a failed staging, once no boot looks at it and it may be tried again', () => {
+    const pool = { staged: [staged(1, { state: 'failed', filledBytes: 0 })] };
+    const failures = [{ key: key(1), atMs: 600_000 - 1_000 }];
+    expect(evicted(facts({ pods: [pod(1, { phase: 'boots' })], pool, failures: [] }))).toEqual([]);
+    expect(evicted(facts({ pods: [pod(1)], pool, failures }))).toEqual([]);
+    expect(evicted(facts({ pods: [pod(1)], pool, failures, nowMs: 600_000 + retryMs }))).toEqual([key(1)]);
+    expect(evicted(facts({ pods: [], pool, failures }))).toEqual([key(1)]);
+  });
+});
+
+describe('the cheapest set', () => {
+  const victim = (bytes: number, cost: number) => ({
+    cost,
+    eviction: { kind: 'staged', key: `${bytes}`, bytes, because: '' } as const,
+  });
+  const bytesOf = (set: ReturnType<typeof cheapest>) =>
+    set?.map(({ eviction }) => eviction.bytes).sort((a, b) => a - b);
+
+  it.each([
+    ['one that is enough alone, not the small ones before it', [victim(1, 0.1), victim(10, 2)], 10, [10]],
+    ['the cheapest by byte', [victim(10, 5), victim(10, 1)], 10, [10]],
+    ['several', [victim(4, 1), victim(4, 1), victim(4, 9)], 7, [4, 4]],
+    ['none for no need', [victim(4, 1)], 0, []],
+  ])('is %s', (_what, victims, need, chosen) => {
+    expect(bytesOf(cheapest(victims, need))).toEqual(chosen);
+  });
+
+  it('is null when all are not enough', () => {
+    expect(cheapest([victim(4, 1)], 5)).toBeNull();
+  });
+});
