@@ -81,6 +81,13 @@ describe('a word changes a decision', () => {
     { why: 'one more is served', before: word(1, 0), said: word(2, 0), changes: false },
     { why: 'one more is frozen', phase: 'draining', before: word(1, 0), said: word(2, 0), changes: true },
     {
+      why: 'one more is frozen beside one that waits on',
+      phase: 'draining',
+      before: word(1, 1, { oldestWaitMs: 500 }),
+      said: word(2, 1, { oldestWaitMs: 1_000 }),
+      changes: true,
+    },
+    {
       why: 'the oldest left and the next waits less',
       phase: 'asleep',
       before: word(0, 2),

@@ -294,6 +294,8 @@ describe('the most that can ever be free', () => {
 
   it('does not hold its own pin against it', () => {
     expect(attainable(replica('m', { phase: 'asking', popular: true }), false)).toBe(80 - 8 - 3);
+    const asleep = replica('m', { phase: 'asleep', popular: true, residueBytes: GiB });
+    expect(attainable(asleep, false)).toBe(80 - 8 - 3);
   });
 });
 

@@ -156,7 +156,7 @@ describe('a sleeper waits', () => {
     },
     {
       why: 'it fell asleep, where a pin alone wants it',
-      of: { demand: { ...waits, queued: 0 }, popular: true, stoppedAtMs: now - 3_000 },
+      of: { demand: { ...waits, queued: 0, oldestWaitMs: 0 }, popular: true, stoppedAtMs: now - 3_000 },
       sinceMs: now - 3_000,
     },
   ])('since $why', ({ of, sinceMs }) => {
