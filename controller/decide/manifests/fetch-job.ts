@@ -93,7 +93,8 @@ function fetchContainer(settings: ControllerSettings, model: Model, jobName: str
       capabilities: { drop: ['ALL'] },
       seccompProfile: { type: 'RuntimeDefault' },
     },
-    resources: { requests: { cpu: '100m', memory: '128Mi' } },
+    // Measured peaks: 130 MB for usual models, 200 MB for 150,000 tensors.
+    resources: { requests: { cpu: '100m', memory: model.spec.loadFormat === 'gthread' ? '256Mi' : '128Mi' } },
     terminationMessagePolicy: 'FallbackToLogsOnError',
     volumeMounts: [{ name: 'models', mountPath: paths.models }],
   };

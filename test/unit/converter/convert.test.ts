@@ -73,6 +73,13 @@ describe('a conversion', () => {
     expect(downloads(one)).toBe(0);
   });
 
+  it('of what is there needs no hub: a redeployed Model comes up without it', async () => {
+    const one = await sharded();
+    const { commit, gthread } = await one.convert();
+    const again = await one.convert({ env: { HF_ENDPOINT: 'http://127.0.0.1:1' } });
+    expect(again).toMatchObject({ commit, downloaded: 0, gthread: { path: gthread.path, written: 0 } });
+  });
+
   it('of a model fetched for loadFormat auto downloads nothing', async () => {
     const one = await sharded();
     await one.fetch();
