@@ -1,7 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { gpuStatus } from '#api/gpu.ts';
-import { arbiter, ledgerView } from '../../../../agent/decide/arbiter/arbiter.ts';
+import { arbiter, ledgerView, occupants } from '../../../../agent/decide/arbiter/arbiter.ts';
+import type { Replica } from '../../../../agent/decide/arbiter/state.ts';
 import { GiB, ScenarioNode } from './node-with-models.ts';
+import { gpu, replica, stateOf } from './pieces.ts';
 
 const clock = (ms: number): string => new Date(1_700_000_000_000 + ms).toISOString();
 
@@ -63,6 +65,72 @@ describe('occupants', () => {
       state: 'failed',
       message: expect.stringContaining('needs 60.0 GiB'),
     });
+  });
+});
+
+describe('an occupant', () => {
+  const waits = { inFlight: 0, queued: 1, oldestWaitMs: 1, idleMs: 0, requestsTotal: 1 };
+  const failure = { reason: 'x', message: 'it failed', retryAtMs: null };
+  const shown = (of: Partial<Replica>) => occupants(stateOf([gpu()], [replica('m', of)])).get('GPU-0')![0]!;
+
+  it.each<{ of: Partial<Replica>; state: string }>([
+    { of: { phase: 'absent' }, state: 'waiting' },
+    { of: { phase: 'asking' }, state: 'waiting' },
+    { of: { phase: 'restarting' }, state: 'waiting' },
+    { of: { phase: 'booting' }, state: 'booting' },
+    { of: { phase: 'serving' }, state: 'serving' },
+    { of: { phase: 'draining' }, state: 'draining' },
+    { of: { phase: 'sleeping' }, state: 'sleeping' },
+    { of: { phase: 'freeing' }, state: 'sleeping' },
+    { of: { phase: 'asleep' }, state: 'asleep' },
+    { of: { phase: 'asleep', demand: waits }, state: 'waiting' },
+    { of: { phase: 'serving', demand: waits }, state: 'serving' },
+    { of: { phase: 'waking' }, state: 'waking' },
+    { of: { phase: 'checking' }, state: 'asleep' },
+    { of: { phase: 'checking', wakeFailures: 1 }, state: 'waking' },
+    { of: { phase: 'asleep', failure }, state: 'failed' },
+  ])('that is $of.phase is shown as $state', ({ of, state }) => {
+    expect(shown(of).state).toBe(state);
+  });
+
+  it('says since when it serves, also while it drains, and only then', () => {
+    for (const phase of ['serving', 'draining'] as const)
+      expect(shown({ phase, becameServingAtMs: 7 }).becameServingAtMs).toBe(7);
+    expect('becameServingAtMs' in shown({ phase: 'asleep', becameServingAtMs: 7 })).toBe(false);
+  });
+
+  it('has the figures that were measured, no others', () => {
+    expect(shown({ awakeBytes: 7, residueBytes: 2 })).toMatchObject({ awakeBytes: 7, residueBytes: 2 });
+    expect(Object.keys(shown({}))).not.toContain('awakeBytes');
+    expect(Object.keys(shown({}))).not.toContain('residueBytes');
+    expect(Object.keys(shown({}))).not.toContain('message');
+  });
+
+  it('says what failed, with its last words, or why it is restarted; no more than the resource takes', () => {
+    const mustRestart = { reason: 'ResidueKept', message: 'it keeps 3 GiB' };
+    expect(shown({ failure }).message).toBe('it failed');
+    expect(shown({ failure: { ...failure, words: 'no such dtype' } }).message).toBe(
+      'it failed: no such dtype',
+    );
+    expect(shown({ mustRestart }).message).toBe('it keeps 3 GiB');
+    expect(shown({ mustRestart, failure }).message).toBe('it failed');
+    expect(shown({ failure: { ...failure, message: 'x'.repeat(5_000) } }).message).toHaveLength(1_024);
+  });
+
+  it('is listed on each of its GPUs in the order of UIDs, once it has a name', () => {
+    const both = ['GPU-0', 'GPU-1', 'GPU-9'];
+    const replicas = [
+      replica('b', { uuids: both }),
+      replica('a', { uuids: both }),
+      replica('c', { key: '' }),
+    ];
+    const seen = occupants(stateOf([gpu(), gpu({ uuid: 'GPU-1' }), gpu({ uuid: 'GPU-2' })], replicas));
+    const uids = [...seen].map(([uuid, list]) => [uuid, list.map(({ podUid }) => podUid)]);
+    expect(uids).toEqual([
+      ['GPU-0', ['a', 'b']],
+      ['GPU-1', ['a', 'b']],
+      ['GPU-2', []],
+    ]);
   });
 });
 
