@@ -60,7 +60,7 @@ function sentence({ what, outcome, tookMs }: Ended): string {
       return `${what.weights} is in host memory: ${gib(outcome.readBytes)} of ${gib(outcome.bytes)} read in ${seconds} s${cached}`;
     }
     case 'stopped':
-      return `${what.weights} gives way at ${gib(outcome.filledBytes)} of ${gib(what.bytes)}; it goes on from there`;
+      return `the staging of ${what.weights} stops at ${gib(outcome.filledBytes)} of ${gib(what.bytes)}: others come first, or nobody waits for it; it can go on from there`;
     case 'failed':
       return `${what.weights} is not staged: ${outcome.message}`;
   }

@@ -161,6 +161,7 @@ function report(taken: Record<string, Taken[]>): void {
       `staging_vs_default_loader=${ratio(seconds('default loader'), seconds('staging'))}`,
       `staging_and_copy_vs_best=${ratio(best, seconds('staging + copy-out'))}`,
       `cpu_cores=${cores.toFixed(2)}`,
+      `cpu_seconds_per_gb=${median(taken.staging!.map((each) => (each.cpuSeconds / each.bytes) * 1e9)).toFixed(2)}`,
     ].join(' '),
   );
 }

@@ -1,0 +1,216 @@
+/** The agent's staging as a whole: pods come, boot, write images, go; the agent is begun anew in between. */
+import { existsSync, mkdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { Registry } from 'prom-client';
+import { afterEach, describe, expect, it } from 'vitest';
+import { imageMagic } from '../../../../agent/decide/staging/images.ts';
+import { type Staging, startStaging } from '../../../../agent/staging.ts';
+import { cleanUp, folder, keptLog, podUid, until } from '../runtime/until.ts';
+import { key, weights } from './facts.ts';
+import { writeForm } from './form-on-disk.ts';
+
+const page = 2 * 1024 * 1024;
+const name = `${'a'.repeat(16)}-${'b'.repeat(16)}.image`;
+const running: Staging[] = [];
+
+afterEach(async () => {
+  for (const staging of running.splice(0)) await staging.close();
+  await cleanUp();
+});
+
+const object = (n: number, more: Record<string, string> = {}) => ({
+  metadata: {
+    name: `m${n}-0`,
+    namespace: 'default',
+    uid: podUid(n),
+    labels: { 'greenthread.ai/model': `m${n}` },
+    annotations: {
+      'greenthread.ai/weights': weights(n),
+      'greenthread.ai/engine-hash': `hash${n}`,
+      'greenthread.ai/gpu-uuids': 'GPU-1',
+      ...more,
+    },
+  },
+});
+
+function node(poolBytes: number | null = null) {
+  const root = folder();
+  const poolDir = join(root, 'pool');
+  const modelsDir = join(root, 'models');
+  const { log, lines } = keptLog();
+  const told: { podUid: string; reason: string; message: string }[] = [];
+  const alive = new Set<string>();
+  const begin = () => {
+    const registry = new Registry();
+    const staging = startStaging({
+      poolDir,
+      modelsDir,
+      poolBytes,
+      alive: (uid) => alive.has(uid),
+      explain: (effect) => void told.push(effect),
+      registry,
+      log,
+      nowMs: () => performance.now(),
+    });
+    running.push(staging);
+    const list = (...objects: ReturnType<typeof object>[]) => {
+      alive.clear();
+      for (const { metadata } of objects) alive.add(metadata.uid);
+      staging.listed(objects);
+    };
+    return { staging, list, metrics: () => registry.metrics() };
+  };
+  const progress = (n: number): number | null => {
+    const path = join(poolDir, 'staged', key(n), 'progress');
+    return existsSync(path) ? Number(readFileSync(path).readBigUInt64LE(8)) : null;
+  };
+  const said = (reason: string) => told.find((each) => each.reason === reason);
+  return { root, poolDir, modelsDir, lines, told, said, alive, begin, progress };
+}
+
+const asked = (n: number) =>
+  ({ type: 'asked', podUid: podUid(n), uuids: [], bytes: 1, restarts: 0 }) as const;
+
+describe('staging on a node', () => {
+  it('brings the weights of a pod that came into the pool, and says how long it took', async () => {
+    const at = node();
+    const { bytes } = writeForm(at.modelsDir, 1, 4);
+    const agent = at.begin();
+    agent.list(object(1));
+    await until('the weights', () => at.progress(1) === 1);
+    expect(readFileSync(join(at.poolDir, 'staged', key(1), 'weights')).equals(bytes)).toBe(true);
+    await until('the word', () => at.said('Staged'));
+    expect(at.said('Staged')).toMatchObject({
+      podUid: podUid(1),
+      message: expect.stringMatching(/in host memory: 0\.01 GiB of 0\.01 GiB read in/),
+    });
+    const metrics = await agent.metrics();
+    expect(metrics).toContain('gthread_agent_staging_duration_seconds_count{outcome="whole"} 1');
+    expect(metrics).toContain(`gthread_agent_staged_bytes_total ${4 * page}`);
+    expect(metrics).toContain(`gthread_agent_pool_bytes{kind="staged"} ${4 * page}`);
+  });
+
+  it('has the place of a boot made when its grant is given, while another is still under way', async () => {
+    const at = node();
+    writeForm(at.modelsDir, 1, 24);
+    writeForm(at.modelsDir, 2, 2);
+    const agent = at.begin();
+    agent.list(object(1), object(2));
+    agent.staging.heard(asked(1));
+    await until('a beginning', () => at.progress(1) !== null);
+    agent.staging.granted(podUid(2));
+    expect(at.progress(2)).not.toBeNull();
+    await until('both', () => at.progress(1) === 1 && at.progress(2) === 1);
+  });
+
+  it('links the image of an engine that is ready, and stages no more for its like', async () => {
+    const at = node();
+    writeForm(at.modelsDir, 1, 2);
+    const own = join(at.poolDir, 'pods', podUid(1));
+    const agent = at.begin();
+    mkdirSync(own, { recursive: true, mode: 0o750 });
+    agent.list(object(1));
+    agent.staging.heard(asked(1));
+    expect(statSync(own).mode & 0o7777).toBe(0o1777);
+    agent.staging.granted(podUid(1));
+    await until('the weights', () => at.progress(1) === 1);
+    const head = Buffer.alloc(48);
+    head.write(imageMagic);
+    writeFileSync(join(own, name), head);
+    truncateSync(join(own, name), 2 * page);
+    agent.staging.heard({ type: 'ready', podUid: podUid(1) });
+    expect(existsSync(join(at.poolDir, 'images', 'hash1', name))).toBe(true);
+    rmSync(join(at.poolDir, 'staged', key(1)), { recursive: true });
+    agent.list(
+      object(1),
+      object(2, { 'greenthread.ai/weights': weights(1), 'greenthread.ai/engine-hash': 'hash1' }),
+    );
+    agent.staging.heard(asked(2));
+    expect(at.progress(1)).toBeNull();
+    expect(await agent.metrics()).toContain('gthread_agent_pool_images_linked_total 1');
+  });
+
+  it('evicts what nobody uses for what is wanted, and says why', async () => {
+    const at = node(12 * page);
+    writeForm(at.modelsDir, 1, 4);
+    writeForm(at.modelsDir, 2, 10);
+    const agent = at.begin();
+    agent.list(object(1));
+    await until('the first', () => at.progress(1) === 1);
+    agent.list(object(2));
+    await until('the second', () => at.progress(2) === 1);
+    expect(at.progress(1)).toBeNull();
+    expect(at.lines.find(({ message }) => message === 'evicted from the pool')).toMatchObject({
+      what: key(1),
+      bytes: 4 * page,
+    });
+    expect(await agent.metrics()).toContain('gthread_agent_pool_evictions_total{kind="staged"} 1');
+  });
+
+  it('says once that there is no room', async () => {
+    const at = node(3 * page);
+    writeForm(at.modelsDir, 1, 4);
+    const agent = at.begin();
+    agent.list(object(1));
+    await until('the refusal', () => at.said('NoRoomToStage'));
+    agent.staging.heard(asked(1));
+    agent.list(object(1));
+    expect(at.told.filter(({ reason }) => reason === 'NoRoomToStage')).toHaveLength(1);
+    expect(at.progress(1)).toBeNull();
+  });
+
+  it('says what is wrong with files, has loaders read the disk, and does not try at once again', async () => {
+    const at = node();
+    const { folder: form } = writeForm(at.modelsDir, 1, 3);
+    writeFileSync(join(form, 'weights'), Buffer.alloc(3 * page));
+    const agent = at.begin();
+    agent.list(object(1));
+    agent.staging.granted(podUid(1));
+    await until('the failure', () => at.said('StagingFailed'));
+    expect(at.said('StagingFailed')?.message).toMatch(/hash of the manifest.*delete/);
+    expect(at.progress(1)).toBe(2);
+    agent.list(object(1));
+    expect(at.told.filter(({ reason }) => reason === 'StagingFailed')).toHaveLength(1);
+    expect(await agent.metrics()).toContain(
+      'gthread_agent_staging_duration_seconds_count{outcome="failed"} 1',
+    );
+  });
+
+  it('goes on after a kill at any moment: what was staged is there, what was begun is ended', async () => {
+    const at = node();
+    const { bytes } = writeForm(at.modelsDir, 1, 40);
+    const first = at.begin();
+    first.list(object(1));
+    await until('a beginning', () => at.progress(1) !== null);
+    await first.staging.close();
+    const state = at.progress(1);
+    const second = at.begin();
+    second.list(object(1));
+    await until('the rest', () => at.progress(1) === 1);
+    expect([0, 1]).toContain(state);
+    expect(readFileSync(join(at.poolDir, 'staged', key(1), 'weights')).equals(bytes)).toBe(true);
+  });
+
+  it('does without a pool where none can be made, says so once, and is there when it can', async () => {
+    const at = node();
+    writeForm(at.modelsDir, 1, 1);
+    writeFileSync(at.poolDir, 'in the way');
+    const agent = at.begin();
+    agent.list(object(1));
+    agent.staging.granted(podUid(1));
+    agent.list(object(1));
+    expect(at.lines.filter(({ message }) => message.includes('pool cannot be made'))).toHaveLength(1);
+    rmSync(at.poolDir);
+    await until('the weights', () => at.progress(1) === 1);
+  });
+
+  it('stages nothing that is not published, until it is', async () => {
+    const at = node();
+    const agent = at.begin();
+    agent.list(object(1));
+    agent.staging.granted(podUid(1));
+    expect(at.progress(1)).toBeNull();
+    writeForm(at.modelsDir, 1, 1);
+    await until('the weights', () => at.progress(1) === 1);
+  });
+});
