@@ -192,6 +192,15 @@ describe('a drain', () => {
     expect(step.effects).toEqual([{ type: 'sleep-engine', podUid: 'm', level: 2 }]);
   });
 
+  it('of a gang is called off when one of its GPUs is out of use', () => {
+    const gang = replica('m', { phase: 'draining', leaving: { ...leaving }, uuids: ['GPU-0', 'GPU-1'] });
+    const gpus = [gpu(), gpu({ uuid: 'GPU-1', listed: false })];
+    const step = stepOf(stateOf(gpus, [gang, { ...waiter }], now));
+    driveDrains(step);
+    expect(gang.phase).toBe('serving');
+    expect(step.effects).toMatchObject([{ reason: 'SleepCalledOff', level: 'info' }]);
+  });
+
   it('hears the barrier of its own epoch alone', () => {
     const { one, step } = drain({ leaving: { ...leaving, inFlight: null }, epoch: 7 });
     const up = (epoch: number, inFlight: number) =>

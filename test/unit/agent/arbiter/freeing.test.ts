@@ -90,6 +90,18 @@ describe('one that falls asleep', () => {
     ]);
   });
 
+  it('of a gang rests when its bytes do on all its GPUs, and keeps the most of them', () => {
+    const rest = { uuids: ['GPU-0', 'GPU-1'], reservedBytes: [20 * GiB, 20 * GiB] };
+    const see = (second: number) => {
+      const one = replica('m', { ...falling, ...rest, bytes: [GiB, 0.75 * GiB] });
+      const gpus = [gpu(), gpu({ uuid: 'GPU-1' })];
+      hear(stateOf(gpus, [one], now), [measured({ m: GiB }), measured({ m: second }, { uuid: 'GPU-1' })]);
+      return one;
+    };
+    expect(see(0.25 * GiB).phase).toBe('freeing');
+    expect(see(0.75 * GiB)).toMatchObject({ phase: 'asleep', residueBytes: GiB });
+  });
+
   it('does not take for its own a time that nobody began', () => {
     const one = replica('m', { ...falling, found: true, bytes: [GiB], sleepMs: 700 });
     hear(stateOf([gpu()], [one], now), [measured({ m: GiB })]);
