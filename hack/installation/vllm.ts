@@ -1,4 +1,6 @@
 /** The real vLLM on the development cluster: packages on this machine, image and mount on a node, random models on the hub. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { cp, mkdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { execa } from 'execa';
@@ -48,6 +50,29 @@ export async function publishRandomModel(
   await rm(folder, { recursive: true, force: true });
   await rename(`${folder}.new`, folder);
   return made;
+}
+
+/**
+ * A program outside all pods that takes memory of a node's first GPU until the cluster ends. An engine without a GPU takes 0.6 GiB
+ * asleep and its weights more awake, and no card is so small that it holds only one of two.
+ */
+export async function occupyGpu(cluster: Cluster, node: string, mib: number): Promise<void> {
+  const uuids = await cluster.inNode(node, ['sh', '-c', 'ls -d /run/gpu-sim/GPU-*']);
+  const uuid = uuids.split('\n')[0]!.replace('/run/gpu-sim/', '');
+  const hold = join(readRecord()!.programs.gpu!, 'gpu-sim-hold');
+  // Through the cluster's own exec: the process then lives in the box's namespaces and dies with it.
+  const words = ['exec', node, hold, uuid, String(mib)];
+  const child = spawn(join(repository, 'hack/cluster'), words, {
+    detached: true,
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  const said = await Promise.race([
+    once(child.stdout, 'data').then(([data]) => String(data)),
+    once(child, 'exit').then(() => ''),
+  ]);
+  if (!said.startsWith('holding')) throw new Error(`gpu-sim-hold took no ${mib} MiB of ${uuid} on ${node}`);
+  child.stdout.destroy();
+  child.unref();
 }
 
 /** Brings the image and the packages to a node: a Model with `vllmImage: ` this name then runs the real vLLM there. */

@@ -3,13 +3,14 @@ import { join } from 'node:path';
 import { installChart } from '../installation/chart.ts';
 import { type Cluster, upCluster } from '../installation/cluster.ts';
 import { downloads, startHub } from '../installation/hub.ts';
-import { bringVllm, publishRandomModel, vllmPython } from '../installation/vllm.ts';
+import { bringVllm, occupyGpu, publishRandomModel, vllmPython } from '../installation/vllm.ts';
 import { available, field, gpuOf, phaseOf, untilPhase } from './chapters.ts';
 import { check, remark, title, type, until } from './shell.ts';
 
 const manifest = join(import.meta.dirname, 'manifests/vllm-models.yaml');
-/** Holds one of the two awake and the other one asleep. */
+/** With so much of it taken it holds one of the two awake and the other one asleep. */
 const gpus = 'quadro-p2000:1';
+const occupiedMiB = 1_700;
 const gigabytes = 1.2;
 /** Conversion, and the imports of three Python processes on two busy cores, ms. */
 const bootMsMax = 600_000;
@@ -34,6 +35,10 @@ export async function prepare(): Promise<Cluster> {
   const cluster = await upCluster(['--gpus', gpus]);
   await startHub(cluster);
   const image = await bringVllm(cluster, python, 'n1');
+  remark(
+    'a program outside the cluster takes a third of the GPU, so that it holds one engine awake, not two',
+  );
+  await occupyGpu(cluster, 'n1', occupiedMiB);
   Object.assign(process.env, cluster.env);
   title('Install GreenThread');
   await installChart(cluster, {

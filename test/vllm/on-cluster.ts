@@ -2,14 +2,18 @@
 import { installChart } from '../../hack/installation/chart.ts';
 import { downCluster, upCluster } from '../../hack/installation/cluster.ts';
 import { startHub } from '../../hack/installation/hub.ts';
-import { bringVllm, publishRandomModel, vllmPython } from '../../hack/installation/vllm.ts';
+import { bringVllm, occupyGpu, publishRandomModel, vllmPython } from '../../hack/installation/vllm.ts';
 import { edgeAddress } from '../../hack/nodes/places.ts';
 import { onNode, podsOf, until } from '../cluster/harness/cluster.ts';
 import { greedy } from '../contract/engine/conformance-subject.ts';
 import { weightsBytesOf } from './real-engine.ts';
 
-/** One small GPU: it holds one of these engines awake and another one asleep. */
-export const gpu = 'quadro-p2000:1';
+const gpu = 'quadro-p2000:1';
+/**
+ * Of its 5 GiB, so that 3.3 GiB are left: one engine awake (1.8 GiB, 0.25 GiB kept free beside it) and another asleep (0.6 GiB, 1.5 GiB
+ * until that was measured), but not two awake.
+ */
+const occupiedMiB = 1_700;
 export const node = 'n1';
 /** Host memory for staged weights and images, MB: two Models of 1.2 GB, twice. */
 const pinnedMemoryMB = 6_000;
@@ -40,6 +44,7 @@ export async function prepare(): Promise<{
   Object.assign(process.env, cluster.env);
   await startHub(cluster);
   const image = await bringVllm(cluster, python, node);
+  await occupyGpu(cluster, node, occupiedMiB);
   await installChart(cluster, {
     simulated: true,
     set: [`vllm.image=${image}`, `storage.pinnedMemoryMB=${pinnedMemoryMB}`],
@@ -51,13 +56,15 @@ export const modelSpec = (upstream: Upstream) => ({
   modelName: upstream.id,
   dtype: 'float32',
   loadFormat: 'gthread',
-  vramPerGPU: '3Gi',
+  vramPerGPU: '2Gi',
   endpoints: ['chat_completions', 'completions'],
   fairness: { minRuntime: '1s', maxWaitTime: '1s' },
   // Streams are frozen at once, not waited for.
   sleep: { idleTimeout: '1h', drainTimeout: '0s' },
   frontDoor: { maxWait: '15m' },
   extraArgs: ['--enforce-eager', '--max-model-len=2048'],
+  // Without a request an engine's start gets what everything else on a machine leaves of its cores.
+  resources: { requests: { cpu: '700m' } },
 });
 
 interface Streaming {
