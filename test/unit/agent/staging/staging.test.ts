@@ -69,7 +69,7 @@ function node(poolBytes: number | null = null) {
 }
 
 const asked = (n: number) =>
-  ({ type: 'asked', podUid: podUid(n), uuids: [], bytes: 1, restarts: 0 }) as const;
+  ({ type: 'asked' as const, podUid: podUid(n), uuids: [], bytes: 1, restarts: 0 });
 
 describe('staging on a node', () => {
   it('brings the weights of a pod that came into the pool, and says how long it took', async () => {
