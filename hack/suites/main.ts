@@ -6,7 +6,7 @@
 import { parseArgs } from 'node:util';
 import { type Sizes, suites } from './suites.ts';
 
-const help = `usage: ./hack/test [NAME...] [--seeds N] [--requests N] [--minutes N]
+const help = `usage: ./hack/test [NAME...] [--seeds N] [--requests N] [--minutes N] [--wakes N]
 suites: ${Object.keys(suites)
   .map((name) => `\n  ${name.padEnd(10)} ${suites[name]?.what}`)
   .join('')}
@@ -19,7 +19,12 @@ function parse(args: string[]): { named: string[]; sizes: Sizes } {
   const { values, positionals } = parseArgs({
     args,
     allowPositionals: true,
-    options: { seeds: { type: 'string' }, requests: { type: 'string' }, minutes: { type: 'string' } },
+    options: {
+      seeds: { type: 'string' },
+      requests: { type: 'string' },
+      minutes: { type: 'string' },
+      wakes: { type: 'string' },
+    },
   });
   const size = (flag: keyof Sizes): number | undefined => {
     const text = values[flag];
@@ -29,7 +34,12 @@ function parse(args: string[]): { named: string[]; sizes: Sizes } {
   };
   return {
     named: positionals,
-    sizes: { seeds: size('seeds'), requests: size('requests'), minutes: size('minutes') },
+    sizes: {
+      seeds: size('seeds'),
+      requests: size('requests'),
+      minutes: size('minutes'),
+      wakes: size('wakes'),
+    },
   };
 }
 

@@ -8,6 +8,8 @@ export interface Sizes {
   requests: number | undefined;
   /** How long the mixed load lasts. */
   minutes: number | undefined;
+  /** Of the canary. */
+  wakes: number | undefined;
 }
 
 export interface Suite {
@@ -20,6 +22,10 @@ export interface Suite {
 /** Simulated schedules where no size is given: about a minute on two cores. */
 const seedsDefault = 5_000;
 const seedsQuick = 500;
+/** Wakes by which a canary's false alarms are judged. */
+const wakesDefault = 1_000;
+/** At a second and a half for each wake of the default, ms. */
+const canaryMsMax = 30 * 60_000;
 /** A size can make any of these long; without one none takes more than this, ms. */
 const simMsMax = 60 * 60_000;
 
@@ -95,6 +101,12 @@ export const suites: Record<string, Suite> = {
     what: 'the real vLLM on CPU: as a process beside the simulated one’s contract, and two Models of 1.2 GB on a real cluster (installs 2.7 GB once)',
     gate: false,
     run: () => vitest('vllm', ['--config', 'test/vllm/vitest.config.ts']),
+  },
+  canary: {
+    what: 'false alarms of a canary on the real vLLM, 1000 wakes; --wakes N',
+    gate: false,
+    run: ({ wakes = wakesDefault }) =>
+      step('canary', 'node', ['test/vllm/canary.ts', '--wakes', String(wakes)], canaryMsMax),
   },
   quick: {
     what: `unit, ${seedsQuick} seeds, and one node of the cluster`,
