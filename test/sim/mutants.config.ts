@@ -6,6 +6,7 @@ export default defineConfig({
     include: [
       'test/unit/agent/arbiter/**/*.test.ts',
       'test/unit/agent/discovery/{gpu-metrics,gpu-resources,health,node-gpus,publish-gpus,xid}.test.ts',
+      'test/unit/agent/staging/{plan,texts}.test.ts',
       'test/unit/agent/runtime/decide.test.ts',
       'test/sim/seeds.test.ts',
     ],
