@@ -152,6 +152,18 @@ describe('one that falls asleep', () => {
 });
 
 describe('memory that contradicts belief', () => {
+  it('of a gang counts on the GPU where it is most', () => {
+    const one = replica('m', {
+      uuids: ['GPU-0', 'GPU-1'],
+      reservedBytes: [20 * GiB, 20 * GiB],
+      awakeBytes: 20 * GiB,
+      becameServingAtMs: 0,
+    });
+    const gpus = [gpu(), gpu({ uuid: 'GPU-1' })];
+    hear(stateOf(gpus, [one], now), [measured({ m: 9 * GiB }), measured({ m: 21 * GiB }, { uuid: 'GPU-1' })]);
+    expect([one.phase, one.awakeBytes]).toEqual(['serving', 21 * GiB]);
+  });
+
   it.each<{ why: string; of: Partial<Replica>; keeps: number; asked: boolean }>([
     {
       why: 'a sleeper at its residue',
