@@ -69,6 +69,8 @@ export interface State {
   message: string;
   retryAfterMs: number;
   expectedMs: number;
+  /** Awake, on each GPU in the order of the pod's UUIDs; absent or empty by an agent of an older release. */
+  vramBytes?: number[];
 }
 
 export interface Barrier {

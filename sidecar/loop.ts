@@ -93,7 +93,7 @@ export class Loop {
     this.#settings = environment.settings;
     this.#settingsText = environment.settingsText;
     this.#gate = newGate(limitsOf(this.#settings), now());
-    this.#metrics = createMetrics(this.#gate, now);
+    this.#metrics = createMetrics({ gate: this.#gate, gpuUuids: environment.own.gpuUuids, now });
     this.#pages = createPages({ environment, gate: this.#gate, metrics: this.#metrics, now });
     this.#said = { demand: demandOf(this.#gate, now()), atMs: now() };
   }

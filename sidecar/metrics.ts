@@ -65,7 +65,16 @@ function families(registry: Registry) {
   };
 }
 
-function gauges(registry: Registry, gate: Gate, now: () => number): void {
+const awakeStates: readonly State['state'][] = ['SERVING', 'DEACTIVATING'];
+
+interface Observed {
+  gate: Gate;
+  gpuUuids: readonly string[];
+  /** Milliseconds of the clock that the gate's events carry. */
+  now: () => number;
+}
+
+function gauges(registry: Registry, { gate, gpuUuids, now }: Observed): void {
   const registers = [registry];
   new Gauge({
     name: 'gthread_sidecar_state',
@@ -76,6 +85,26 @@ function gauges(registry: Registry, gate: Gate, now: () => number): void {
       const holds = shownState(gate);
       for (const state of shownStates) this.set({ state }, state === holds ? 1 : 0);
     },
+  });
+  const vram = (of: (bytes: number) => number) =>
+    function collect(this: Gauge<'gpu'>): void {
+      gpuUuids.forEach((gpu, at) => {
+        this.set({ gpu }, of(gate.told.vramBytes?.[at] ?? 0));
+      });
+    };
+  new Gauge({
+    name: 'gthread_sidecar_gpu_memory_reserved_bytes',
+    help: 'What the model takes of this GPU while awake: reserved until measured; 0 before the agent knows.',
+    labelNames: ['gpu'],
+    registers,
+    collect: vram((bytes) => bytes),
+  });
+  new Gauge({
+    name: 'gthread_sidecar_gpu_memory_serving_bytes',
+    help: 'The same while the model may serve or finishes what runs, else 0.',
+    labelNames: ['gpu'],
+    registers,
+    collect: vram((bytes) => (awakeStates.includes(gate.told.state) ? bytes : 0)),
   });
   new Gauge({
     name: 'gthread_sidecar_queue_depth',
@@ -95,11 +124,10 @@ function gauges(registry: Registry, gate: Gate, now: () => number): void {
   });
 }
 
-/** @param now milliseconds of the clock that the gate's events carry */
-export function createMetrics(gate: Gate, now: () => number): Metrics {
+export function createMetrics(observed: Observed): Metrics {
   const registry = new Registry();
   const own = families(registry);
-  gauges(registry, gate, now);
+  gauges(registry, observed);
   for (const role of ['victim', 'waiter']) own.preemptions.inc({ role }, 0);
   let wakeSinceMs: number | null = null;
   let barrierSinceMs: number | null = null;

@@ -3,6 +3,7 @@
 import type { ModelState } from '#proto/link.ts';
 import { bootObstacle, type Obstacle } from './boot.ts';
 import { hasClients, wantsAwake } from './demand.ts';
+import { awakeClaimBytes, isNeedKnown } from './ledger.ts';
 import { isDue, type Replica, type Step } from './state.ts';
 import { wakeCostMs } from './victims.ts';
 
@@ -63,6 +64,13 @@ function outward(step: Step, replica: Replica): Word | null {
   }
 }
 
+/** What it takes awake on each of its GPUs; 0 where nothing is known yet. */
+const vramBytesOf = (step: Step, replica: Replica): number[] =>
+  replica.uuids.map((uuid) => {
+    const gpu = step.state.gpus.get(uuid);
+    return gpu && isNeedKnown(replica) ? awakeClaimBytes(replica, gpu) : 0;
+  });
+
 function tellSidecar(step: Step, replica: Replica): void {
   if (!replica.attached) return;
   const now = outward(step, replica);
@@ -88,7 +96,11 @@ function tellSidecar(step: Step, replica: Replica): void {
   step.effects.push({
     type: 'tell',
     podUid,
-    state: { epoch, state, bootReady, reason, message, retryAfterMs, expectedMs: Math.round(expectedMs) },
+    state: {
+      ...{ epoch, state, bootReady, reason, message, retryAfterMs },
+      expectedMs: Math.round(expectedMs),
+      vramBytes: vramBytesOf(step, replica),
+    },
   });
 }
 

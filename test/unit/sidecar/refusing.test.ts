@@ -79,6 +79,29 @@ describe('pages', () => {
     await pod.engine.listen();
   });
 
+  it('/metrics says what the model takes of each GPU awake, and what of it now', async () => {
+    const one = await another({ state: { state: 'SERVING', vramBytes: [20_000_000_000, 19_000_000_000] } });
+    const shown = async (name: string) =>
+      [...(await (await fetch(`${one.url}/metrics`)).text()).matchAll(new RegExp(`^${name}(.*)$`, 'gm'))].map(
+        ([, rest]) => rest,
+      );
+    const both = ['{gpu="GPU-1"} 20000000000', '{gpu="GPU-2"} 19000000000'];
+    await until('serving', async () =>
+      (await shown('gthread_sidecar_gpu_memory_serving_bytes')).includes(both[0]!),
+    );
+    expect(await shown('gthread_sidecar_gpu_memory_reserved_bytes')).toEqual(both);
+    expect(await shown('gthread_sidecar_gpu_memory_serving_bytes')).toEqual(both);
+    one.agent.tell('SLEEPING', { vramBytes: [20_000_000_000, 19_000_000_000] });
+    await until('asleep', async () =>
+      (await shown('gthread_sidecar_state')).includes('{state="sleeping"} 1'),
+    );
+    expect(await shown('gthread_sidecar_gpu_memory_reserved_bytes')).toEqual(both);
+    expect(await shown('gthread_sidecar_gpu_memory_serving_bytes')).toEqual([
+      '{gpu="GPU-1"} 0',
+      '{gpu="GPU-2"} 0',
+    ]);
+  });
+
   it('/metrics holds ours and the engine’s, as they were when it last answered', async () => {
     const one = await another({ state: { state: 'SERVING' } });
     const first = await (await fetch(`${one.url}/metrics`)).text();

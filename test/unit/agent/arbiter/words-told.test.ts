@@ -49,6 +49,15 @@ describe('figures in sentences', () => {
 });
 
 describe('a sidecar is told', () => {
+  it.each<{ what: string; of: Partial<Replica>; bytes: number[] }>([
+    { what: 'what is reserved on each GPU', of: {}, bytes: [20 * GiB] },
+    { what: 'what was measured where that is more', of: { awakeBytes: 22 * GiB }, bytes: [22 * GiB] },
+    { what: '0 while nobody knows', of: { reservedBytes: [null] }, bytes: [0] },
+    { what: '0 for a GPU that is gone', of: { uuids: ['GPU-9'] }, bytes: [0] },
+  ])('of its VRAM: $what', ({ of, bytes }) => {
+    expect(stateTold(replica('m', of))?.vramBytes).toEqual(bytes);
+  });
+
   const failure = { reason: 'NeverFits', message: 'too large', retryAtMs: null };
   it.each<{ of: Partial<Replica>; says: object | null }>([
     {
