@@ -68,8 +68,13 @@ function node(poolBytes: number | null = null) {
   return { root, poolDir, modelsDir, lines, told, said, alive, begin, progress };
 }
 
-const asked = (n: number) =>
-  ({ type: 'asked' as const, podUid: podUid(n), uuids: [], bytes: 1, restarts: 0 });
+const asked = (n: number) => ({
+  type: 'asked' as const,
+  podUid: podUid(n),
+  uuids: [],
+  bytes: 1,
+  restarts: 0,
+});
 
 describe('staging on a node', () => {
   it('brings the weights of a pod that came into the pool, and says how long it took', async () => {
