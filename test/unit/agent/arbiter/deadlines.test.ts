@@ -68,7 +68,23 @@ describe('a deadline', () => {
     });
   });
 
+  it('of a launcher that has not spoken wakes the step', () => {
+    const silent: Partial<Replica> = { phase: 'absent', launcher: 'never', seenAtMs: now - 1_000 };
+    expect(drive({ ...silent, bytes: [5] }).step.nextMs).toBe(now + 4_000);
+    expect(drive(silent).step.nextMs).toBe(Number.POSITIVE_INFINITY);
+  });
+
+  it('that there is none of does not begin because the machine stood still', () => {
+    const one = replica('m');
+    forgiveStall(stepOf(stateOf([gpu()], [one], now)), now - 8_000, now - 8_000);
+    expect(one.deadlineMs).toBeNull();
+  });
+
   it('says why an engine is told to end', () => {
+    expect(drive({ phase: 'booting', deadlineMs: now }).step.effects).toMatchObject([
+      { reason: 'BootTimeout', level: 'warn' },
+      { reason: 'BootTimeout', message: 'not ready after 1800 s' },
+    ]);
     const { step } = drive({ phase: 'restarting', deadlineMs: now });
     expect(step.effects).toEqual([
       { type: 'restart-engine', podUid: 'm', reason: 'RestartAgain', message: 'it has not ended yet' },
