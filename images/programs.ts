@@ -66,7 +66,8 @@ function filesIn(folder: string): string[] {
 /** Beside the bundles, where they look for packages. */
 function compiledFiles(): Map<string, Uint8Array> {
   const folder = join(repository, compiledPackages);
-  const files = filesIn(folder).filter((name) => !name.endsWith('.md'));
+  // Our image's C library is glibc.
+  const files = filesIn(folder).filter((name) => !/\.md$|musl/.test(name));
   if (!files.some((name) => name.endsWith('.node'))) throw new Error(`${compiledPackages} is empty: npm ci`);
   return new Map(files.map((name) => [join(compiledPackages, name), readFileSync(join(folder, name))]));
 }
