@@ -42,6 +42,16 @@ describe('what is staged next', () => {
     expect(next(facts({ pods, pool: { staged: [staged(1)] } }))).toBeNull();
   });
 
+  it('is as urgent as the most urgent of its pods, and for as long', () => {
+    const both = [
+      pod(1, { phase: 'listed', sinceMs: 1 }),
+      pod(2, { weights: weights(1), phase: 'boots', sinceMs: 100 }),
+    ];
+    expect(next(facts({ pods: [...both, pod(3)] }))).toBe(key(1));
+    expect(next(facts({ pods: [...both, pod(3, { phase: 'boots', sinceMs: 50 })] }))).toBe(key(3));
+    expect(next(facts({ pods: [...both.reverse(), pod(3, { phase: 'boots', sinceMs: 50 })] }))).toBe(key(3));
+  });
+
   it('goes on where an earlier agent stopped', () => {
     const half = staged(1, { filledBytes: 5 * GiB, state: 'under way' });
     expect(next(facts({ pods: [pod(1)], pool: { staged: [half] } }))).toBe(key(1));
@@ -210,6 +220,36 @@ describe('what is evicted', () => {
     expect(evicted(facts({ pool, host: { ...host, availableBytes: 3 * GiB } }))).toEqual([key(2)]);
     expect(evicted(facts({ pool, boundBytes: 5 * GiB }))).toEqual([key(2), 'hash3']);
     expect(evicted(facts({ pool }))).toEqual([]);
+  });
+
+  it('is what its engines have as an image, before what nobody has used for some minutes', () => {
+    const pool = {
+      ...emptyPool,
+      staged: [staged(2, { usedAtMs: 600_000 }), staged(3, { usedAtMs: 300_000 })],
+      images: [image(2)],
+    };
+    expect(evicted(full(pool, [pod(1), pod(2, { phase: 'runs' })]))).toEqual([key(2)]);
+  });
+
+  it('is staged weights before an image that has been unused for a little longer: it takes twice the work to have it back', () => {
+    const pool = {
+      ...emptyPool,
+      staged: [staged(2, { usedAtMs: 300_000 })],
+      images: [image(3, { usedAtMs: 120_000 })],
+    };
+    expect(evicted(full(pool, [pod(1)]))).toEqual([key(2)]);
+  });
+
+  it('is under no pressure what a boot reads, what is pinned, or what is being written', () => {
+    const pods = [pod(1, { phase: 'boots' }), pod(2, { phase: 'runs', pinned: true })];
+    const pool = { staged: [staged(1), staged(2), staged(3, { state: 'under way' })] };
+    expect(evicted(facts({ pods, pool, running: key(3), boundBytes: GiB }))).toEqual([]);
+  });
+
+  it('is nothing yet for an image that is only promised', () => {
+    const pods = [pod(1, { phase: 'boots' })];
+    const pool = { staged: [staged(1), staged(2)] };
+    expect(evicted(facts({ pods, pool, boundBytes: 25 * GiB }))).toEqual([]);
   });
 
   it('is a failed staging, once no boot looks at it and it may be tried again', () => {
