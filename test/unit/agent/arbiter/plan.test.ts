@@ -261,6 +261,97 @@ describe('of several that wait', () => {
   });
 });
 
+describe('the books while a step plans', () => {
+  const far = { uuids: ['GPU-1'] };
+  const both = { uuids: ['GPU-0', 'GPU-1'] };
+
+  it('fill up to the byte', () => {
+    const three = [waits('early', 40, 3_000), waits('late', 39.5, 2_000), waits('third', 1, 1_000)];
+    expect(run(three).phases).toEqual({ early: 'waking', late: 'waking', third: 'asleep' });
+  });
+
+  it('give what is over of one that leaves to the next, who drains only what it still lacks', () => {
+    const first = waits('first', 40, 2_000);
+    const { phases } = run([first, waits('second', 30, 1_000), idle('a', 45), idle('b', 30)]);
+    expect(phases).toEqual({ first: 'asleep', second: 'asleep', a: 'draining', b: 'draining' });
+  });
+
+  it('make no room where enough leaves already', () => {
+    const leaving = { for: 'x', forced: true, inFlight: 1, deadlineMs: now + 9 };
+    const first = waits('first', 58, 2_000);
+    run([first, idle('a', 50, { phase: 'draining', leaving })]);
+    expect(first.roomMade).toBe(false);
+  });
+
+  it('count as many occupants as will go, no more', () => {
+    const others = () => [idle('a', 30, inTurn), idle('b', 30, inTurn)];
+    expect(run([waits('first', 40, 2_000), waits('second', 12, 1_000), ...others()]).phases.second).toBe(
+      'asleep',
+    );
+    expect(run([waits('first', 40, 2_000), waits('second', 9, 1_000), ...others()]).phases.second).toBe(
+      'waking',
+    );
+  });
+
+  it('let a gang choose no victims where an older one waits for its own on one of its GPUs', () => {
+    const gang = waits('gang', 60, 1_000, both);
+    const { phases } = run(
+      [waits('first', 78, 2_000), gang, idle('a', 20, inTurn), idle('b', 50), idle('c', 50, far)],
+      [{}, {}],
+    );
+    expect(phases).toEqual({ first: 'asleep', gang: 'asleep', a: 'serving', b: 'serving', c: 'serving' });
+  });
+
+  it('keep head room beside any two others', () => {
+    const half = { awakeBytes: 40 * GiB };
+    for (const phases of [
+      ['serving', 'waking'],
+      ['waking', 'draining'],
+      ['serving', 'draining'],
+    ] as const) {
+      const others = phases.map((phase, at) =>
+        replica(`o${at}`, { phase, reservedBytes: [(phase === 'waking' ? 19.9 : 20) * GiB], ...inTurn }),
+      );
+      expect(run([waits('w', 10, 1_000, half), ...others]).phases.w).toBe('asleep');
+    }
+  });
+
+  it('are not quiet while any two move', () => {
+    for (const phases of [
+      ['sleeping', 'waking'],
+      ['waking', 'draining'],
+      ['draining', 'checking'],
+      ['checking', 'restarting'],
+      ['waking', 'checking'],
+      ['draining', 'restarting'],
+    ] as const) {
+      const others = phases.map((phase, at) => replica(`o${at}`, { phase }));
+      expect(run([asks('b', 20), ...others]).phases.b).toBe('asking');
+    }
+  });
+
+  it('let a gang start only where nothing is in the way on any of its GPUs', () => {
+    const sleeping = replica('s', { phase: 'sleeping', ...far });
+    expect(run([waits('gang', 20, 1_000, both), sleeping], [{}, {}]).phases.gang).toBe('asleep');
+    const boots = asks('gang', 20, { ...both, askedUuids: ['GPU-0', 'GPU-1'], reservedBytes: [GiB, GiB] });
+    expect(run([boots, replica('w', { phase: 'waking', ...far })], [{}, {}]).phases.gang).toBe('asking');
+  });
+
+  it('take a boot for what its launcher asked', () => {
+    const { phases } = run([asks('b', 20, { askedBytes: 50 * GiB }), idle('a', 35)]);
+    expect(phases).toEqual({ b: 'asking', a: 'draining' });
+  });
+
+  it('let a boot that has no room yet keep no smaller one behind it waiting', () => {
+    const { phases } = run([
+      asks('large', 70),
+      asks('small', 9, { askedAtMs: now - 500 }),
+      idle('a', 60, inTurn),
+    ]);
+    expect(phases).toEqual({ large: 'asking', small: 'booting', a: 'serving' });
+  });
+});
+
 describe('one that goes', () => {
   it('is said to be busy and for how long it was awake, or the cheapest of so many', () => {
     const forced = idle('a', 60, { demand: busy, becameServingAtMs: now - 20_000 });
