@@ -20,13 +20,15 @@ const limitText: Record<Room['limit'], (room: Room) => string> = {
     "the agent's own memory limit (agent.resources.limits.memory) would be passed: raise or remove it",
 };
 
-function noRoom({ weights, podUids }: Wish, bytes: number, room: Room): Refusal {
-  const image = room.promisedBytes > 0 ? ` and ${formatGiB(room.promisedBytes)} for images to come` : '';
+function noRoom(wish: Wish, bytes: number, room: Room): Refusal {
+  const { weights, podUids } = wish;
+  const images = room.promisedBytes > 0 ? ` and ${formatGiB(room.promisedBytes)} for images to come` : '';
+  const own = imageToCome(wish, bytes) > 0 ? ' with its image' : '';
   return {
     weights,
     podUids,
     reason: 'NoRoomToStage',
-    message: `${weights} needs ${formatGiB(bytes)} of host memory, ${formatGiB(Math.max(0, room.freeBytes))} are free beside ${formatGiB(room.usedBytes)} in the pool${image}; ${limitText[room.limit](room)}. Its engine reads it from disk`,
+    message: `${weights} needs ${formatGiB(bytes)} of host memory${own}, ${formatGiB(Math.max(0, room.freeBytes))} are free beside ${formatGiB(room.usedBytes)} in the pool${images}; ${limitText[room.limit](room)}. Its engine reads it from disk`,
   };
 }
 
@@ -122,7 +124,7 @@ function consider(facts: StagingFacts, wishes: readonly Wish[], wish: Wish, room
   if ('fault' in form) {
     return { ...step, refused: { weights, podUids, reason: 'WeightsUnusable', message: form.fault } };
   }
-  const lacking = form.bytes - (entry?.filledBytes ?? 0);
+  const lacking = form.bytes - (entry?.filledBytes ?? 0) + imageToCome(wish, form.bytes);
   const take = { what: { weights, key, bytes: form.bytes, podUids }, lacking };
   if (lacking <= room.freeBytes) return { ...step, take };
   const candidates = victims(facts, wishes, wish.rank).filter(({ eviction }) => !isItself(eviction, wish));
@@ -130,6 +132,9 @@ function consider(facts: StagingFacts, wishes: readonly Wish[], wish: Wish, room
   if (chosen) return { ...step, take, evict: chosen.map(({ eviction }) => eviction) };
   return { ...step, refused: noRoom(wish, lacking, room) };
 }
+
+/** Of an engine that is to boot yet: what is begun now is not to make way for it then. Those that boot are in the ledger. */
+const imageToCome = ({ rank }: Wish, bytes: number): number => (rank === 1 || rank === 3 ? bytes : 0);
 
 const isItself = (eviction: Eviction, wish: Wish): boolean =>
   eviction.kind === 'staged' && eviction.key === wish.key;

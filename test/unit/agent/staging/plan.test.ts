@@ -85,9 +85,9 @@ describe('a staging under way', () => {
     const pods = [pod(1, { phase: 'boots' })];
     const short = { ...host, availableBytes: 12 * GiB };
     const half = staged(1, { filledBytes: 5 * GiB, state: 'under way' as const });
-    expect(planStaging(facts({ pods, host: short, pool: { staged: [half] }, running: key(1) })).stop).toBe(
-      true,
-    );
+    const during = planStaging(facts({ pods, host: short, pool: { staged: [half] }, running: key(1) }));
+    // Whoever reads and writes it is told first.
+    expect(during).toMatchObject({ stop: true, abandon: [] });
     const after = planStaging(facts({ pods, host: short, pool: { staged: [half] } }));
     expect(after.abandon).toEqual([key(1)]);
     expect(after.refused[0]?.reason).toBe('NoRoomToStage');
@@ -107,7 +107,7 @@ describe('the ledger of host memory', () => {
     [
       'the chart',
       { boundBytes: 5 * GiB },
-      /10\.0 GiB of host memory, 5\.0 GiB are free.*storage\.pinnedMemoryMB/,
+      /20\.0 GiB of host memory with its image, 5\.0 GiB are free.*storage\.pinnedMemoryMB/,
     ],
     [
       'half of the node',
@@ -143,6 +143,14 @@ describe('the ledger of host memory', () => {
     });
   });
 
+  it('does not begin for an engine that waits what would have to go once it boots', () => {
+    expect(next(facts({ pods: [pod(1)], boundBytes: 19 * GiB }))).toBeNull();
+    expect(next(facts({ pods: [pod(1)], boundBytes: 20 * GiB }))).toBe(key(1));
+    expect(next(facts({ pods: [pod(1, { phase: 'runs', pinned: true })], boundBytes: 10 * GiB }))).toBe(
+      key(1),
+    );
+  });
+
   it('counts one image for all replicas of an engine, and none twice that is linked', () => {
     const pods = [
       pod(1, { phase: 'boots' }),
@@ -164,9 +172,9 @@ describe('the ledger of host memory', () => {
 });
 
 describe('what is evicted', () => {
-  /** A pool that is full but for 2 GiB. */
+  /** A pool with room for an image and 2 GiB. */
   const full = (pool: StagingFacts['pool'], pods: StagingFacts['pods']) =>
-    facts({ pods, pool, boundBytes: (pool.staged.length + pool.images.length) * 10 * GiB + 2 * GiB });
+    facts({ pods, pool, boundBytes: (pool.staged.length + pool.images.length) * 10 * GiB + 12 * GiB });
 
   it('is what nobody uses, the longest unused first', () => {
     const pool = {
@@ -198,7 +206,7 @@ describe('what is evicted', () => {
       pod(4, { phase: 'runs' }),
       pod(5, { deleting: true }),
     ];
-    const plan = planStaging({ ...full(pool, pods), boundBytes: 52 * GiB });
+    const plan = planStaging({ ...full(pool, pods), boundBytes: 62 * GiB });
     expect(plan.evict).toEqual([]);
     expect(plan.refused).toMatchObject([{ weights: weights(1), reason: 'NoRoomToStage' }]);
   });

@@ -136,7 +136,7 @@ describe('staging on a node', () => {
   });
 
   it('evicts what nobody uses for what is wanted, and says why', async () => {
-    const at = node(12 * page);
+    const at = node(22 * page);
     writeForm(at.modelsDir, 1, 4);
     writeForm(at.modelsDir, 2, 10);
     const agent = at.begin();
