@@ -59,6 +59,8 @@ export async function publishRandomModel(
 export async function occupyGpu(cluster: Cluster, node: string, mib: number): Promise<void> {
   const uuids = await cluster.inNode(node, ['sh', '-c', 'ls -d /run/gpu-sim/GPU-*']);
   const uuid = uuids.split('\n')[0]!.replace('/run/gpu-sim/', '');
+  const there = await cluster.inNode(node, ['sh', '-c', `pgrep -f '[g]pu-sim-hold ${uuid}' || true`]);
+  if (there !== '') return;
   const hold = join(readRecord()!.programs.gpu!, 'gpu-sim-hold');
   // Through the cluster's own exec: the process then lives in the box's namespaces and dies with it.
   const words = ['exec', node, hold, uuid, String(mib)];

@@ -122,8 +122,9 @@ export async function stateOf(model: string): Promise<string> {
 /** Process id, in the node's box, of the worker of a Model's engine. */
 export async function workerOf(model: string): Promise<number> {
   const [pod] = await podsOf(model);
+  // Its cgroup names the pod: a process that gave itself a title has no environment to read any more.
   const script = `for p in $(grep -l '^VLLM::Worker' /proc/[0-9]*/comm 2>/dev/null); do
-    d=\${p%/comm}; tr '\\0' '\\n' < $d/environ | grep -q '^POD_UID=${pod!.metadata.uid}$' && echo \${d#/proc/}; done; true`;
+    d=\${p%/comm}; grep -q 'pod${pod!.metadata.uid}' $d/cgroup && echo \${d#/proc/}; done; true`;
   return until(`the worker of ${model}`, async () => {
     const found = (await onNode(node, 'sh', '-c', script)).split('\n').filter((line) => line !== '');
     return found.length === 1 && Number(found[0]);
