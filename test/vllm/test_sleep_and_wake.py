@@ -73,6 +73,8 @@ def test_a_sleep_frees_the_weights_memory_and_the_cache(engine: Engine) -> None:
     for kind in ("VmRSS", "RssAnon"):
         assert awake["resident"][kind] - asleep["resident"][kind] >= 0.99 * weights, kind
     assert asleep["asleep"] == ["kv_cache", "weights"]
+    # The image, and no longer what it was loaded from.
+    assert asleep["resident"]["RssShmem"] < 1.1 * weights
 
 
 def test_streams_in_flight_go_on_as_if_nothing_had_been(engine: Engine) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from . import memory
 from .manifest import MANIFEST_BYTES_MAX, Manifest, ManifestError, Tensor, decode_manifest
 from .staging import Progress, StagingFailed
 
@@ -28,7 +28,7 @@ class Staged:
 
     def read(self, tensor: Tensor) -> memoryview:
         self._progress.wait_for(tensor.offset + tensor.bytes)
-        return self._mapping.view(tensor.offset, tensor.bytes)
+        return memoryview(self._mapping)[tensor.offset : tensor.offset + tensor.bytes]
 
 
 class OnDisk:
@@ -39,10 +39,11 @@ class OnDisk:
             raise ManifestError(str(error)) from error
 
     def read(self, tensor: Tensor) -> memoryview:
-        return self._mapping.view(tensor.offset, tensor.bytes)
+        return memoryview(self._mapping)[tensor.offset : tensor.offset + tensor.bytes]
 
 
-def _map_whole(path: Path, length: int) -> memory.Mapping:
+def _map_whole(path: Path, length: int) -> mmap.mmap:
+    """Unmapped with the last tensor that was handed out of it: a file that the agent evicts must not live on in here."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
@@ -50,15 +51,15 @@ def _map_whole(path: Path, length: int) -> memory.Mapping:
     try:
         size = os.fstat(descriptor).st_size
         # A page of a mapping beyond the file's end would be a SIGBUS.
-        if size != length:
+        if size != length or size == 0:
             raise StagingFailed(f"{path} has {size} bytes, its manifest says {length}")
-        return memory.map_file(descriptor, length)
+        return mmap.mmap(descriptor, length, prot=mmap.PROT_READ)
     finally:
         os.close(descriptor)
 
 
 def tensors(form: Path, staged: Path | None, manifest: Manifest, say: Callable[[str], None]) -> Iterator[tuple[Tensor, memoryview]]:
-    """In order of need. Mappings stay: what was handed out may be held for long.
+    """In order of need.
 
     @param staged None, or where the agent would have put them: no such folder means that it did not
     """

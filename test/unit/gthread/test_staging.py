@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from pathlib import Path
@@ -103,6 +104,20 @@ def read_all(form: Path, staged: Path | None) -> tuple[list[bytes], list[str]]:
 def test_the_pool_is_read_first(form: Path, staged: Path) -> None:
     say(staged, PAGE_BYTES, 1)
     assert read_all(form, staged) == ([b"\2", b"", b"\2"], [f"weights from {staged}"])
+
+
+def mapped(path: Path) -> bool:
+    return str(path) in Path("/proc/self/maps").read_text()
+
+
+def test_nothing_stays_mapped_once_the_last_tensor_is_gone(form: Path, staged: Path) -> None:
+    say(staged, PAGE_BYTES, 1)
+    held = [data for tensor, data in tensors(form, staged, MANIFEST, lambda _: None) if tensor.name == "a"]
+    assert mapped(staged)
+    assert bytes(held[0][:1]) == b"\2"
+    held.clear()
+    gc.collect()
+    assert not mapped(staged)
 
 
 def test_no_folder_in_the_pool_means_the_disk(form: Path, staged: Path) -> None:
