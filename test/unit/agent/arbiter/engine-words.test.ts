@@ -2,7 +2,13 @@
 import { describe, expect, it } from 'vitest';
 import { askAgain, onEngineState } from '../../../../agent/decide/arbiter/restart.ts';
 import type { Replica, Step } from '../../../../agent/decide/arbiter/state.ts';
-import { askEngine, backoffMs } from '../../../../agent/decide/arbiter/transitions.ts';
+import {
+  askEngine,
+  backoffMs,
+  beginChecking,
+  sendSleep,
+  sendWake,
+} from '../../../../agent/decide/arbiter/transitions.ts';
 import { onWoken } from '../../../../agent/decide/arbiter/wake.ts';
 import { gpu, replica, stateOf, stepOf } from './pieces.ts';
 
@@ -85,6 +91,22 @@ describe('a question to an engine', () => {
     expect(sent(step)).toEqual(asked ? ['ask-engine'] : []);
     expect(step.nextMs).toBe(againMs ?? Number.POSITIVE_INFINITY);
     if (asked && one.phase === 'serving') expect(one.probedAtMs).toBe(now);
+  });
+});
+
+describe('a move of an engine', () => {
+  it.each([
+    { name: 'a sleep', move: sendSleep, phase: 'sleeping' },
+    { name: 'a wake', move: sendWake, phase: 'waking' },
+    { name: 'a doubt', move: beginChecking, phase: 'checking' },
+  ])('makes all that was measured before it stale: $name', ({ move, phase }) => {
+    const one = replica('m', { found: true, roomMade: true, proven: true });
+    const step = stepWith(one);
+    move(step, one);
+    expect(one).toMatchObject({ phase, proven: false, changedAtMs: now, deadlineMs: now + 180_000 });
+    expect(step.state.gpus.get('GPU-0')!.changedAtMs).toBe(now);
+    if (phase === 'sleeping') expect([one.found, one.stoppedAtMs]).toEqual([false, now]);
+    if (phase === 'waking') expect(one.roomMade).toBe(false);
   });
 });
 
