@@ -1,9 +1,9 @@
 """One way to bring a model's weights into host memory, timed. It says `ready`, waits for a line, and prints what it took as JSON.
 
-    load.py default FILE...            safetensors' mmap, each tensor copied into one of its own, as vLLM's default loader does
-    load.py runai FILE...              runai-model-streamer
-    load.py fastsafetensors FILE...    fastsafetensors
-    load.py copy FORM STAGED           out of the pool while the agent still fills it, each tensor copied as above
+load.py default FILE...            safetensors' mmap, each tensor copied into one of its own, as vLLM's default loader does
+load.py runai FILE...              runai-model-streamer
+load.py fastsafetensors FILE...    fastsafetensors
+load.py copy FORM STAGED           out of the pool while the agent still fills it, each tensor copied as above
 """
 
 import json
