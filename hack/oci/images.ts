@@ -49,7 +49,8 @@ function programSources(repository: string): string[] {
   const rooms = ['agent', 'controller', 'sidecar', 'converter', 'api', 'proto', 'platform', 'vllm', 'images'];
   const files = rooms.flatMap((room) =>
     readdirSync(join(repository, room), { recursive: true, withFileTypes: true })
-      .filter((entry) => entry.isFile() && /\.(ts|proto|py)$/.test(entry.name))
+      // A .dist-info has files without an ending: all count but what Python leaves behind.
+      .filter((entry) => entry.isFile() && !entry.name.endsWith('.pyc'))
       .map((entry) => join(entry.parentPath, entry.name)),
   );
   return [...files, join(repository, 'package-lock.json')].sort();

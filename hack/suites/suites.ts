@@ -53,6 +53,7 @@ const unit = async (): Promise<Result> =>
       step('types', 'tsc', []),
       step('lint and format', 'biome', ['check', '--error-on-warnings']),
       step('generated files', 'node', ['hack/generate/main.ts', '--check']),
+      step('the plug-in: ruff, mypy, pytest', 'hack/vllm/check.sh', []),
       vitest('unit', ['--config', 'vitest.config.ts']),
     ])),
   );
