@@ -139,11 +139,11 @@ export async function statusBytes(pid: number, field: string): Promise<number> {
   return Number(kib) * 1024;
 }
 
-/** What nvidia-smi says is used of the GPU by processes, bytes. */
+/** What nvidia-smi says engines use of the GPU, bytes. */
 export async function usedBytes(): Promise<number> {
   const words = ['--query-compute-apps=used_memory', '--format=csv,noheader,nounits'];
   const lines = (await onNode(node, '/run/gpu-sim/nvidia-smi', ...words)).split('\n');
-  return lines.reduce((sum, line) => sum + Number(line || 0) * 2 ** 20, 0);
+  return (lines.reduce((sum, line) => sum + Number(line || 0), 0) - occupiedMiB) * 2 ** 20;
 }
 
 /** TCP ports on which something in a pod's network listens, whichever address. */
