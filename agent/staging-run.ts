@@ -7,7 +7,7 @@ import { createReaders } from './act/staging/readers.ts';
 import { abandonStaged, type StagingOutcome, type StagingRun, startStaging } from './act/staging/stage.ts';
 import { parseWeights } from './decide/staging/weights-name.ts';
 import type { ToStage } from './decide/staging/words.ts';
-import { readManifest } from './observe/pool/weights-form.ts';
+import { readHead } from './observe/pool/weights-form.ts';
 
 export interface Stager {
   /** The key that is being staged. */
@@ -48,7 +48,7 @@ export function createStager(parts: {
     const { weights, key } = mine.what;
     const folder = stagedFolder(poolDir, key);
     try {
-      const manifest = await readManifest(modelsDir, parseWeights(weights)!);
+      const manifest = await readHead(modelsDir, parseWeights(weights)!);
       if (mine.stopped) return { type: 'stopped', filledBytes: 0, readBytes: 0 };
       mine.run = startStaging({
         formFolder: join(modelsDir, weights),

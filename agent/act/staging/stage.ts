@@ -4,7 +4,7 @@
  */
 import { closeSync, constants, openSync, readSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
-import { type WeightsManifest, weightsFiles } from '#proto/weights.ts';
+import { type WeightsHead, weightsFiles } from '#proto/weights.ts';
 import {
   counter,
   newShare,
@@ -35,7 +35,7 @@ export interface StagingParts {
   formFolder: string;
   /** In the pool, made before. */
   stagedFolder: string;
-  manifest: WeightsManifest;
+  manifest: WeightsHead;
   readers: Readers;
 }
 

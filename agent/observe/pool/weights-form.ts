@@ -3,7 +3,7 @@ import { constants } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errorText } from '#platform/log.ts';
-import { decodeManifest, manifestBytesMax, type WeightsManifest, weightsFiles } from '#proto/weights.ts';
+import { decodeHead, manifestBytesMax, type WeightsHead, weightsFiles } from '#proto/weights.ts';
 import { isOf, type WeightsName } from '../../decide/staging/weights-name.ts';
 import type { Form } from '../../decide/staging/words.ts';
 
@@ -44,14 +44,14 @@ async function readWhole(file: FileHandle, most: number): Promise<Buffer> {
 }
 
 /**
- * The manifest, believed only when it is of these weights and of this file.
+ * The manifest's head (the agent's loop decodes no hundred thousand tensors), believed only when it is of these weights and of this file.
  * @throws Error naming the fault and the remedy
  */
-export async function readManifest(modelsDir: string, name: WeightsName): Promise<WeightsManifest> {
+export async function readHead(modelsDir: string, name: WeightsName): Promise<WeightsHead> {
   const folder = join(modelsDir, name.weights);
   const file = await open(join(folder, weightsFiles.manifest), flags);
   try {
-    const manifest = decodeManifest(await readWhole(file, manifestBytesMax));
+    const manifest = decodeHead(await readWhole(file, manifestBytesMax));
     const remedy = `delete ${folder}, the next conversion writes it again`;
     if (!isOf(name, manifest))
       throw new Error(`manifest.pb is of ${manifest.modelName}@${manifest.commit}: ${remedy}`);

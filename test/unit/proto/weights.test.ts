@@ -2,6 +2,7 @@
 import { describe, expect, it } from 'vitest';
 import {
   chunkHashBytes,
+  decodeHead,
   decodeManifest,
   encodeManifest,
   gthreadFolder,
@@ -59,6 +60,16 @@ describe('a manifest', () => {
 
   it('of other bytes is refused with the remedy', () => {
     expect(() => decodeManifest(Buffer.from('{"v": 1}'))).toThrow('delete the folder');
+  });
+
+  it('has a head that is read without its tensors, and refused as the whole is', () => {
+    const { tensors, sources, ...head } = good;
+    expect(decodeHead(encodeManifest(good))).toEqual(head);
+    const overlapping = { ...good, tensors: [tensors[0]!, tensors[0]!], sources };
+    expect(decodeHead(encodeManifest(overlapping))).toEqual(head);
+    expect(() => decodeHead(encodeManifest({ ...good, version: 2 }))).toThrow('version 2');
+    expect(() => decodeHead(encodeManifest({ ...good, chunkHashes: Buffer.alloc(8) }))).toThrow('hashes');
+    expect(() => decodeHead(Buffer.from('{"v": 1}'))).toThrow('delete the folder');
   });
 
   it('lies beside the upstream files', () => {

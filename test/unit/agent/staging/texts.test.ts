@@ -5,7 +5,7 @@ import { ownBytesOf, readMeminfo } from '../../../../agent/decide/staging/memory
 import { podNotes } from '../../../../agent/decide/staging/pod-notes.ts';
 import { isOf, parseWeights } from '../../../../agent/decide/staging/weights-name.ts';
 import { hostMemory } from '../../../../agent/observe/pool/host-memory.ts';
-import { lookAtForm, readManifest } from '../../../../agent/observe/pool/weights-form.ts';
+import { lookAtForm, readHead } from '../../../../agent/observe/pool/weights-form.ts';
 import { gthreadFolder } from '../../../../proto/weights.ts';
 import { commit, key, uid, weights } from './facts.ts';
 import { temporaryFolder, writeForm } from './form-on-disk.ts';
@@ -118,7 +118,7 @@ describe('the form on disk', () => {
     expect(await lookAtForm(models, name)).toEqual({ missing: true });
     const { manifest } = writeForm(models, 1, 2);
     expect(await lookAtForm(models, name)).toEqual({ bytes: manifest.bytes });
-    expect((await readManifest(models, name)).bytes).toBe(manifest.bytes);
+    expect((await readHead(models, name)).bytes).toBe(manifest.bytes);
   });
 
   it('that cannot be read says so', async () => {
@@ -134,10 +134,10 @@ describe('the form on disk', () => {
     mkdirSync(join(models, 'org--m2'));
     const { cpSync } = await import('node:fs');
     cpSync(folder, join(models, weights(2)), { recursive: true });
-    await expect(readManifest(models, other)).rejects.toThrow(/is of org\/m1@.*delete .*org--m2/);
+    await expect(readHead(models, other)).rejects.toThrow(/is of org\/m1@.*delete .*org--m2/);
     writeFileSync(join(folder, 'weights'), bytes.subarray(1));
-    await expect(readManifest(models, name)).rejects.toThrow(/bytes, not .*delete .*next conversion/);
+    await expect(readHead(models, name)).rejects.toThrow(/bytes, not .*delete .*next conversion/);
     writeFileSync(join(folder, 'manifest.pb'), 'junk');
-    await expect(readManifest(models, name)).rejects.toThrow(/manifest\.pb.*delete/);
+    await expect(readHead(models, name)).rejects.toThrow(/manifest\.pb.*delete/);
   });
 });
