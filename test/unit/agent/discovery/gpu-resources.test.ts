@@ -47,6 +47,7 @@ describe('a product', () => {
     ['NVIDIA A100-SXM4-80GB', 'NVIDIA-A100-SXM4-80GB'],
     ['Tesla T4', 'Tesla-T4'],
     ['NVIDIA RTX 4000 SFF Ada Generation', 'NVIDIA-RTX-4000-SFF-Ada-Generation'],
+    [`N${'x'.repeat(200)}`, `N${'x'.repeat(127)}`],
     ['  NVIDIA  GeForce\tRTX 3080 (Ti) ', 'NVIDIA-GeForce-RTX-3080-Ti'],
   ])('is spelt as GPU feature discovery does: %s', (name, product) => {
     expect(productName(name)).toBe(product);
@@ -116,6 +117,82 @@ describe('the wanted resources', () => {
     expect(gpu!.status).not.toHaveProperty('memory');
     expect(gpu!.status).toMatchObject({ health: 'Unknown', healthReason: 'MemoryUnreadable' });
   });
+
+  it.each([
+    [{ totalBytes: 5, usedBytes: null, freeBytes: null }, { totalBytes: 5 }],
+    [{ totalBytes: null, usedBytes: 5, freeBytes: null }, { usedBytes: 5 }],
+    [{ totalBytes: null, usedBytes: null, freeBytes: 0 }, { freeBytes: 0 }],
+  ])('hold of the memory what is known: %j', (known, memory) => {
+    const [gpu] = desiredGpus(view(probe(reading('GPU-a', 0, known))));
+    expect(gpu!.status.memory).toEqual(memory);
+  });
+
+  it('hold no longer texts than the API takes', () => {
+    const verdict = {
+      health: 'Unhealthy',
+      reason: 'R'.repeat(300),
+      message: 'm'.repeat(3_000),
+      usable: false,
+    } as const;
+    const health = { 'GPU-a': { verdict, candidate: null, slowdowns: [], busId: null } };
+    const long = reading('GPU-a', 0, { driver: 'd'.repeat(100), name: 'n'.repeat(200) });
+    const { status } = desiredGpus(view(probe(long), { health }))[0]!;
+    expect(
+      [status.healthReason, status.healthMessage, status.driver, status.product].map((text) => text!.length),
+    ).toEqual([128, 1024, 64, 128]);
+    expect(gpuStatus.parse(status)).toEqual(status);
+  });
+
+  it('say of a GPU without a verdict, a name or a driver what they can', () => {
+    const bare = reading('GPU-a', 0, { name: '', driver: null });
+    const { status } = desiredGpus(view(probe(bare), { health: {} }))[0]!;
+    expect(status).toMatchObject({ health: 'Unknown', healthReason: 'NotProbed' });
+    expect(Object.keys(status)).toEqual([
+      'uuid',
+      'memory',
+      'mode',
+      'health',
+      'healthReason',
+      'healthMessage',
+    ]);
+  });
+
+  it('give each new GPU its place in the listing, or the first free one', () => {
+    const [kept] = desiredGpus(view(probe(reading('GPU-k', 1))));
+    const listing = probe(reading('GPU-c', 2), reading('GPU-a', 0), reading('GPU-b', 1));
+    const names = desiredGpus(view(listing, { existing: [stored(kept!)] })).map(({ spec }) => [
+      spec.index,
+      spec.uuid,
+    ]);
+    expect(names).toEqual([
+      [0, 'GPU-a'],
+      [1, 'GPU-k'],
+      [2, 'GPU-b'],
+      [3, 'GPU-c'],
+    ]);
+  });
+
+  it('are not in the way of indices of other nodes', () => {
+    const [elsewhere] = desiredGpus(view(probe(reading('GPU-z', 0)), { nodeName: 'n2' }));
+    const existing = [stored(elsewhere!)];
+    expect(desiredGpus(view(probe(reading('GPU-a', 0)), { existing }))[0]!.spec.index).toBe(0);
+  });
+
+  it.each([false, true])(
+    'of one UUID twice are the one of the lower index, else the first name (%s)',
+    (turned) => {
+      const at = (index: number, name: string): GpuObject => {
+        const [gpu] = desiredGpus(view(probe(reading('GPU-a', index))));
+        return { ...stored(gpu!), metadata: { name } };
+      };
+      const pick = (...existing: GpuObject[]) =>
+        desiredGpus(
+          view(probe(reading('GPU-a', 0)), { existing: turned ? existing.reverse() : existing }),
+        ).map(({ name, spec }) => [name, spec.index]);
+      expect(pick(at(1, 'a'), at(3, 'b'), at(2, 'c'))).toEqual([['a', 1]]);
+      expect(pick(at(1, 'b'), at(1, 'a'), at(1, 'c'))).toEqual([['a', 1]]);
+    },
+  );
 
   it('prefer the quick measurement', () => {
     const measured: GpuMeasurement[] = [
@@ -266,6 +343,64 @@ describe('what is written', () => {
     expect(parts(writes(further, [there], { nowMs: 14_000, writtenAtMs: { 'gpu-n1-0': 9_000 } }))).toEqual([
       'status',
     ]);
+  });
+
+  it('is bytes that moved at the very moment, and the earliest of several otherwise', () => {
+    const further = withFree(desired!.status.memory!.freeBytes! - 1_000 * mib);
+    const at = (nowMs: number) => writes(further, [there], { nowMs, writtenAtMs: { 'gpu-n1-0': 9_000 } });
+    expect(parts(at(13_999))).toEqual([]);
+    expect(at(14_000)).toMatchObject({ againMs: null, writes: [{ part: 'status' }] });
+    expect(bytesEveryMs).toBe(5_000);
+    const second = { ...further, name: 'gpu-n1-1' };
+    const both = [there, { ...there, metadata: { name: 'gpu-n1-1' } }];
+    for (const [first, next] of [
+      [further, second],
+      [second, further],
+    ] as const) {
+      const { againMs } = gpuWrites([first, next], both, {
+        owner: null,
+        nowMs: 10_000,
+        writtenAtMs: { 'gpu-n1-0': 9_000, 'gpu-n1-1': 7_000 },
+      });
+      // The owner is not known, the second's object differs in nothing.
+      expect(againMs).toBe(7_000 + bytesEveryMs);
+    }
+  });
+
+  it.each([
+    ['used', { memory: { ...desired!.status.memory, usedBytes: 4_000 * mib } }],
+    ['free', { memory: { ...desired!.status.memory, freeBytes: 4_000 * mib } }],
+    ['not known any more', { memory: { totalBytes: desired!.status.memory!.totalBytes } }],
+    [
+      "an occupant's",
+      { occupants: [{ podUid: 'p', state: 'asleep', awakeBytes: 400 * mib, residueBytes: mib }] },
+    ],
+    [
+      "a sleeper's",
+      { occupants: [{ podUid: 'p', state: 'asleep', awakeBytes: mib, residueBytes: 400 * mib }] },
+    ],
+    ["an occupant's first", { occupants: [{ podUid: 'p', state: 'asleep', awakeBytes: mib }] }],
+  ])('is in its turn bytes that are %s', (_what, change) => {
+    const occupants = [{ podUid: 'p', state: 'asleep', awakeBytes: mib, residueBytes: mib }];
+    const before = 'occupants' in change ? stored(withStatus({ occupants })) : there;
+    const soon = writes(withStatus(change), [before], { writtenAtMs: { 'gpu-n1-0': 9_000 } });
+    expect(soon).toEqual({ writes: [], againMs: 14_000 });
+  });
+
+  it('is nothing for occupants in another order, or of two whose bytes changed places by little', () => {
+    const occupant = (podUid: string) => ({ podUid, state: 'asleep', awakeBytes: mib });
+    const before = stored(withStatus({ occupants: [occupant('b'), occupant('a'), occupant('c')] }));
+    const now = withStatus({ occupants: [occupant('c'), occupant('b'), occupant('a')] });
+    expect(writes(now, [before])).toEqual({ writes: [], againMs: null });
+  });
+
+  it.each([
+    ['index', { index: 5 }],
+    ['node', { nodeName: 'n9' }],
+    ['UUID', { uuid: 'GPU-z' }],
+  ])('is the object when its %s differs', (_what, change) => {
+    const changed = { ...there, spec: { ...there.spec, ...change } };
+    expect(parts(writes(desired!, [changed]))).toEqual(['object']);
   });
 
   it('is memory that is not known any more, not 0', () => {

@@ -1,6 +1,12 @@
 import { describe, expect, it } from 'vitest';
 import type { GpuReading, Probe, ProbeFault } from '../../../../agent/decide/facts.ts';
-import { type HealthMemory, judge, rememberGpus } from '../../../../agent/decide/health.ts';
+import {
+  type HealthMemory,
+  judge,
+  ofFault,
+  rememberGpus,
+  sameBoard,
+} from '../../../../agent/decide/health.ts';
 import { identityOnly } from '../../../../agent/observe/nvidia-smi/xml.ts';
 
 const uuid = 'GPU-a';
@@ -56,10 +62,20 @@ describe('a first reading', () => {
     ['of a field that is an error', { anomalies: ['ERR!'] }, 'Degraded UnreadableFields', true],
     ['of a board that is lost', { anomalies: ['GPU is lost'] }, 'Unhealthy GpuLost', false],
     ['without memory', { totalBytes: null }, 'Unknown MemoryUnreadable', false],
+    [
+      'of a board that is lost, in other words',
+      { anomalies: ['x', '[gpu is lost!]'] },
+      'Unhealthy GpuLost',
+      false,
+    ],
+    ['with advice nobody knows', { recoveryAction: 'Pray' }, 'Healthy', true],
     ['hot only now', { thermalSlowdown: true, temperatureMarginCelsius: 2 }, 'Healthy', true],
   ])('%s is believed at once', (_, signs, expected, usable) => {
     expect(verdicts([sick(signs)])).toEqual([expected]);
-    expect(judge({}, sick(signs)).memory[uuid]!.verdict.usable).toBe(usable);
+    const { verdict } = judge({}, sick(signs)).memory[uuid]!;
+    expect(verdict.usable).toBe(usable);
+    // A sentence for people, unless there is nothing to say.
+    expect(verdict.message).toMatch(expected === 'Healthy' ? /^$/ : /^\S+ .{20}/);
   });
 });
 
@@ -102,6 +118,41 @@ describe('a change', () => {
     const { memory } = judge({}, good);
     expect(judge(memory, good).unsettled).toBe(false);
     expect(judge(memory, sick({ remapPending: true })).unsettled).toBe(true);
+  });
+
+  it('for the worse by two different complaints is believed with the last', () => {
+    expect(verdicts([good, sick({ remapPending: true }), sick({ remapFailure: true })])).toEqual([
+      'Healthy',
+      'Healthy',
+      'Unhealthy RowRemapFailure',
+    ]);
+  });
+
+  it('for the better and one for the worse do not add up', () => {
+    const limps = sick({ remapPending: true });
+    const lost = sick({ remapFailure: true });
+    expect(verdicts([limps, good, good, lost, good, lost, lost])).toEqual([
+      ...Array(6).fill('Degraded RowRemapPending'),
+      'Unhealthy RowRemapFailure',
+    ]);
+  });
+
+  it.each([
+    ['is hot', { thermalSlowdown: true }, 'Degraded HardwareSlowdown'],
+    ['is 5 degrees from its limit', { temperatureMarginCelsius: 5 }, 'Degraded HardwareSlowdown'],
+    ['is 6 degrees from it', { temperatureMarginCelsius: 6 }, 'Healthy'],
+    ['does not tell', { temperatureMarginCelsius: null, thermalSlowdown: null }, 'Healthy'],
+  ])('for heat is none in a board that %s', (_what, signs, expected) => {
+    expect(verdicts(Array(5).fill(sick(signs))).at(-1)).toBe(expected);
+  });
+
+  it('for heat is said with the remedy', () => {
+    let memory: HealthMemory = {};
+    for (let times = 0; times < 4; times++) memory = judge(memory, sick({ thermalSlowdown: true })).memory;
+    expect(memory[uuid]!.verdict.message).toMatch(/heat.*check its cooling/);
+    expect(memory[uuid]!.slowdowns).toEqual([true, true, true, true]);
+    for (let times = 0; times < 4; times++) memory = judge(memory, good).memory;
+    expect(memory[uuid]!.slowdowns).toHaveLength(5);
   });
 
   it('for heat needs three of five readings, and two to believe them', () => {
@@ -163,7 +214,95 @@ describe('a GPU that is not listed', () => {
   });
 });
 
+describe('a fault', () => {
+  it.each([
+    ['GpuLost', 'Unhealthy', false],
+    ['ResetRequired', 'Unhealthy', false],
+    ['Missing', 'Unhealthy', false],
+    ['DriverNotLoaded', 'Unhealthy', false],
+    ['PowerCablesMissing', 'Unhealthy', false],
+    ['InterruptFault', 'Degraded', true],
+    ['InforomCorrupt', 'Degraded', true],
+    ['ProbeTimeout', 'Unknown', false],
+  ])('%s says of its board: %s', (reason, health, usable) => {
+    const fault = { reason, message: 'what to do', busId };
+    expect(ofFault(fault)).toEqual({ health, reason, message: 'what to do', usable });
+    expect(verdicts([probe([well], { reason, busId })])).toEqual([`${health} ${reason}`]);
+    expect(verdicts([probe([well], { reason, uuid })])).toEqual([`${health} ${reason}`]);
+    expect(verdicts([probe([well], { reason, busId: other.busId })])).toEqual(['Healthy']);
+    expect(verdicts([probe([well], { reason, uuid: other.uuid })])).toEqual(['Healthy']);
+  });
+
+  it('that is worse hides one that is less', () => {
+    const both = probe([well], { reason: 'InforomCorrupt', busId }, { reason: 'GpuLost', busId });
+    expect(verdicts([both])).toEqual(['Unhealthy GpuLost']);
+  });
+
+  it.each(['ResetRequired', 'GpuLost', 'ProbeTimeout'])('%s is believed at once', (reason) => {
+    expect(verdicts([good, probe([well], { reason, busId })])[1]).toMatch(new RegExp(`${reason}$`));
+  });
+
+  it.each(['DriverNotLoaded', 'InterruptFault'])('%s is believed the second time', (reason) => {
+    expect(verdicts([good, probe([well], { reason, busId })])[1]).toBe('Healthy');
+  });
+});
+
+describe('a board', () => {
+  it.each([
+    ['0000:0B:00.0', '00000000:0b:00.0', true],
+    ['00000000:0B:00.0', '00000000:0B:00.0', true],
+    ['0000:0B:00.0', '0000:0C:00.0', false],
+    ['0001:0B:00.0', '00000000:0B:00.0', false],
+    ['00010000:0B:00.0', '0000:0B:00.0', true],
+    [null, '0000:0B:00.0', false],
+    ['0000:0B:00.0', null, false],
+    [null, null, false],
+  ])('%s and %s are one: %s', (a, b, same) => {
+    expect(sameBoard(a, b)).toBe(same);
+  });
+});
+
 describe('after a restart', () => {
+  it.each([
+    [{ health: 'Unhealthy', reason: 'GpuLost', message: 'gone' }, false],
+    [{ health: 'Degraded', reason: 'RemapPending', message: 'limps' }, true],
+    [{ health: 'Degraded', reason: 'MIGUnsupported', message: 'split' }, false],
+    [{ health: 'Degraded' }, true],
+  ] as const)('what its resource says of a GPU stands: %j, usable: %s', (said, usable) => {
+    expect(rememberGpus({}, [{ uuid, ...said }])).toEqual({
+      [uuid]: {
+        verdict: { reason: '', message: '', ...said, usable },
+        candidate: null,
+        slowdowns: [],
+        busId: null,
+      },
+    });
+  });
+
+  it.each(['Healthy', 'Unknown', undefined] as const)(
+    'a GPU that was %s has not been looked at',
+    (health) => {
+      expect(rememberGpus({}, [{ uuid, health, reason: 'x', message: 'y' }])[uuid]!.verdict).toEqual({
+        health: 'Unknown',
+        reason: 'NotProbed',
+        message: 'the agent has not looked at this GPU yet',
+        usable: false,
+      });
+    },
+  );
+
+  it('a board that another GPU is known to be on is not the one that is not listed', () => {
+    const known = rememberGpus({}, [{ uuid }]);
+    const lost = probe([other], { reason: 'GpuLost', busId: '0000:0C:00.0' });
+    expect(verdicts([lost, lost], known)).toEqual(['Unknown NotProbed', 'Unhealthy Missing']);
+  });
+
+  it('a listing of nothing says nothing', () => {
+    const known = rememberGpus({}, [{ uuid, health: 'Degraded', reason: 'x' }]);
+    expect(verdicts([probe([]), probe([]), probe([])], known)).toEqual(Array(3).fill('Degraded x'));
+    expect(judge(known, probe([])).memory).toEqual(known);
+  });
+
   it('a GPU that was well is believed as it is read', () => {
     expect(verdicts([good], rememberGpus({}, [{ uuid, health: 'Healthy' }]))).toEqual(['Healthy']);
   });

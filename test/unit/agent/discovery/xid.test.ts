@@ -30,6 +30,12 @@ describe('a message of the driver', () => {
       'NVRM: The NVIDIA GPU 0000:b3:00.0\nNVRM: installed in this system has\nNVRM: fallen off the bus and is not responding',
       { busId: '0000:b3:00', xid: 79, coded: false },
     ],
+    ['NVRM: Xid (PCI:00000000:05:00): 12345, x', { busId: '00000000:05:00', xid: 12_345, coded: true }],
+    ['NVRM: Xid (PCI:0000:05:00): 123456', null],
+    ['NVRM: Xid (PCI:0000:05:00.12): 79', null],
+    ['NVRM: Xid (PCI:000:05:00): 79', null],
+    ['NVRM: GPU 0000:18:00.0: GPU is fine', null],
+    ['GPU 0000:18:00.0: GPU has fallen off the bus.', null],
     ['NVRM: loading NVIDIA UNIX x86_64 Kernel Module', null],
     ['someone: Xid (PCI:0000:05:00): 79', null],
   ])('tells a code: %s', (message, found) => {
@@ -50,6 +56,29 @@ describe('a message of the driver', () => {
       { busId: '0000:06:00', xid: 31, count: 1 },
       { busId: '0000:05:00', xid: 79, count: 1 },
     ]);
+  });
+
+  it('of another code of the same board, or of another board without a code, is counted anew', () => {
+    const lines = [
+      'NVRM: Xid (PCI:0000:05:00): 31, a',
+      'NVRM: GPU 0000:05:00.0: GPU has fallen off the bus.',
+      'NVRM: GPU 0000:06:00.0: GPU has fallen off the bus.',
+      'NVRM: GPU 0000:06:00.0: GPU has fallen off the bus.',
+    ];
+    expect(lines.reduce(countXid, [] as readonly XidReading[])).toEqual([
+      { busId: '0000:05:00', xid: 31, count: 1 },
+      { busId: '0000:05:00', xid: 79, count: 1 },
+      { busId: '0000:06:00', xid: 79, count: 1 },
+    ]);
+  });
+
+  it('is remembered up to the bound', () => {
+    const nearly = Array.from({ length: xidReadingsMax - 1 }, (_, xid) => ({
+      busId: '0000:01:00',
+      xid,
+      count: 1,
+    }));
+    expect(countXid(nearly, 'NVRM: Xid (PCI:0000:05:00): 79, gone')).toHaveLength(xidReadingsMax);
   });
 
   it('beyond what is remembered is dropped', () => {
@@ -75,6 +104,12 @@ describe('health', () => {
     [119, 'Unhealthy FatalXid'],
     [74, 'Degraded Xid'],
     [999, 'Degraded Xid'],
+    [176, 'Degraded Xid'],
+    [175, 'Healthy'],
+    ...[46, 54, 62, 64, 79, 95, 110, 120, 136, 140, 143, 155, 156, 158, 171, 172].map(
+      (code) => [code, 'Unhealthy FatalXid'] as [number, string],
+    ),
+    ...[94, 109, 144, 145, 146, 147, 148, 149, 150].map((code) => [code, 'Degraded Xid'] as [number, string]),
     [13, 'Healthy'],
     [31, 'Healthy'],
     [43, 'Healthy'],
@@ -82,6 +117,17 @@ describe('health', () => {
     [92, 'Healthy'],
   ])('after XID %i of an older driver', (code, expected) => {
     expect(health(xid(code))).toBe(expected);
+  });
+
+  it('names each code once, in order, with the remedy', () => {
+    const message = (xids: XidReading[]) =>
+      judge({}, { startedAtMs: 0, gpus: [gpu], faults: [], xids }).memory['GPU-a']!.verdict.message;
+    expect(message([...xid(79), ...xid(48), ...xid(48), ...xid(119), ...xid(74)])).toBe(
+      'XID 48, 79, 119 since the node started: see dmesg, reboot the node',
+    );
+    expect(message([...xid(150), ...xid(94), ...xid(13)])).toBe(
+      'XID 94, 150 since the node started: see dmesg, reset the GPU',
+    );
   });
 
   it('is not touched by another board’s, nor where the driver weighs them itself', () => {
