@@ -77,6 +77,18 @@ describe('a staging under way', () => {
     expect(plan).toMatchObject({ stop: true, stage: null, prepare: [{ key: key(2) }] });
   });
 
+  it('has nobody wait for a place that is there already', () => {
+    const half = staged(2, { filledBytes: 5 * GiB, state: 'under way' });
+    const pods = [pod(1), pod(2, { phase: 'boots' })];
+    const plan = planStaging(facts({ pods, pool: { staged: [half] }, running: key(1) }));
+    expect(plan).toMatchObject({ stop: true, prepare: [] });
+  });
+
+  it('is not stopped while nothing is known, nor where there is none', () => {
+    expect(planStaging(facts({ host: null, running: key(1) })).stop).toBe(false);
+    expect(planStaging(facts({ pods: [pod(1)] })).stop).toBe(false);
+  });
+
   it('stops when its pod is gone', () => {
     expect(planStaging(facts({ running: key(1) })).stop).toBe(true);
   });
@@ -161,6 +173,34 @@ describe('the ledger of host memory', () => {
       promised: 10 * GiB,
       writing: 0,
     });
+  });
+
+  it('counts of weights that are begun what is lacking', () => {
+    const half = staged(1, { filledBytes: 5 * GiB, state: 'under way' });
+    const begun = (boundBytes: number) =>
+      next(facts({ pods: [pod(1, { phase: 'boots' })], pool: { staged: [half] }, boundBytes }));
+    expect(begun(20 * GiB)).toBe(key(1));
+    expect(begun(20 * GiB - 1)).toBeNull();
+  });
+
+  it('counts what one eviction frees beyond its need for the next', () => {
+    const pods = [pod(1, { phase: 'boots' }), pod(2, { phase: 'boots' })];
+    const pool = { staged: [staged(9, { bytes: 20 * GiB, filledBytes: 20 * GiB })] };
+    const plan = planStaging(facts({ pods, pool, boundBytes: 45 * GiB }));
+    expect(plan).toMatchObject({ stage: { key: key(1) }, prepare: [{ key: key(2) }], refused: [] });
+    // Its room is not free yet: its loader goes on to the disk.
+    const short = planStaging(facts({ pods, pool, boundBytes: 50 * GiB }));
+    expect(short).toMatchObject({ stage: { key: key(1) }, evict: [], prepare: [] });
+  });
+
+  it('is for an engine that has not asked yet as for one that waits', () => {
+    expect(next(facts({ pods: [pod(1, { phase: 'listed' })], boundBytes: 19 * GiB }))).toBeNull();
+    expect(next(facts({ pods: [pod(1, { phase: 'listed' })], boundBytes: 20 * GiB }))).toBe(key(1));
+  });
+
+  it('has nothing to say of files that are missing', () => {
+    const forms = new Map([[weights(1), { missing: true as const }]]);
+    expect(planStaging(facts({ pods: [pod(1)], forms }))).toMatchObject({ stage: null, refused: [] });
   });
 
   it('says why files cannot be used', () => {
@@ -270,6 +310,40 @@ describe('what is evicted', () => {
   });
 });
 
+describe('a staging that failed', () => {
+  const failed = staged(1, { state: 'failed', filledBytes: 7 });
+
+  it('is not begun again while its file is there, or for ten minutes', () => {
+    const boots = [pod(1, { phase: 'boots' })];
+    expect(next(facts({ pods: boots, pool: { staged: [failed] } }))).toBeNull();
+    const at = (atMs: number, of = 1) => next(facts({ pods: boots, failures: [{ key: key(of), atMs }] }));
+    expect(at(1)).toBeNull();
+    expect(at(600_000 - retryMs)).toBe(key(1));
+    expect(at(1, 2)).toBe(key(1));
+    expect(retryMs).toBe(600_000);
+  });
+
+  it('leaves, whoever else boots, unless it is under way again', () => {
+    const given = { pods: [pod(2, { phase: 'boots' as const })], pool: { staged: [failed] } };
+    expect(planStaging(facts(given)).evict).toEqual([
+      { kind: 'staged', key: key(1), bytes: 7, because: 'its staging failed' },
+    ]);
+    expect(planStaging(facts({ ...given, running: key(1) })).evict).toEqual([]);
+  });
+
+  it('leaves before anything else has to, under pressure', () => {
+    const pool = { staged: [failed, staged(2)] };
+    expect(evicted(facts({ pool, boundBytes: 5 * GiB }))).toEqual([key(1)]);
+  });
+
+  it('that pods of other weights use is as good as unused', () => {
+    const given = facts({ pods: [pod(1, { weights: 'x', phase: 'runs' })], pool: { staged: [staged(2)] } });
+    expect(planStaging({ ...given, boundBytes: 5 * GiB }).evict).toMatchObject([
+      { because: expect.stringContaining('no pod of this node uses it') },
+    ]);
+  });
+});
+
 describe('the cheapest set', () => {
   const victim = (bytes: number, cost: number) => ({
     cost,
@@ -281,6 +355,14 @@ describe('the cheapest set', () => {
   it.each([
     ['one that is enough alone, not the small ones before it', [victim(1, 0.1), victim(10, 2)], 10, [10]],
     ['the cheapest by byte', [victim(10, 5), victim(10, 1)], 10, [10]],
+    ['the cheaper by byte, though dearer', [victim(10, 5), victim(20, 6)], 10, [20]],
+    [
+      'without the dearest that is not needed',
+      [victim(1, 0.01), victim(2, 0.04), victim(10, 5)],
+      11,
+      [1, 10],
+    ],
+    ['all that is needed', [victim(1, 0.01), victim(2, 0.04), victim(10, 5)], 13, [1, 2, 10]],
     ['several', [victim(4, 1), victim(4, 1), victim(4, 9)], 7, [4, 4]],
     ['none for no need', [victim(4, 1)], 0, []],
   ])('is %s', (_what, victims, need, chosen) => {

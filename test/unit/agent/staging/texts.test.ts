@@ -17,6 +17,7 @@ describe('the name of weights', () => {
     expect(parseWeights(text)).toEqual({ weights: text, model: 'org--m1', commit: commit(1), key: key(1) });
     expect(isOf(parseWeights(text)!, { modelName: 'org/m1', commit: commit(1) })).toBe(true);
     expect(isOf(parseWeights(text)!, { modelName: 'org/m2', commit: commit(1) })).toBe(false);
+    expect(isOf(parseWeights(text)!, { modelName: 'org/m1', commit: commit(2) })).toBe(false);
   });
 
   it.each([
@@ -75,6 +76,13 @@ describe('a pod that loads the gthread form', () => {
     expect(podNotes(pod)).toBeNull();
   });
 
+  it('is pinned by the word true alone, and has one GPU at least', () => {
+    const of = { ...notes, 'greenthread.ai/weights-pinned': 'false', 'greenthread.ai/gpu-uuids': '' };
+    expect(podNotes(object(of))).toMatchObject({ pinned: false, ranks: 1 });
+    const { 'greenthread.ai/weights-pinned': _, ...unsaid } = of;
+    expect(podNotes(object(unsaid))?.pinned).toBe(false);
+  });
+
   it('has no images when its hash is no name', () => {
     expect(podNotes(object({ ...notes, 'greenthread.ai/engine-hash': '../x' }))?.engineHash).toBeNull();
   });
@@ -86,10 +94,14 @@ describe('host memory', () => {
   it('is what the kernel says', () => {
     expect(readMeminfo(meminfo)).toEqual({ totalBytes: 16384 * 1024, availableBytes: 8192 * 1024 });
     expect(readMeminfo('MemTotal: 1 kB')).toBeNull();
+    expect(readMeminfo('MemAvailable: 1 kB')).toBeNull();
   });
 
   it.each([
     ['max', '5', '', null],
+    ['1000x', '5', '', null],
+    ['x1000', '5', '', null],
+    ['1000\n', 'what', '', 1000],
     ['1000', '400', 'anon 100\nfile 300\ninactive_file 50\nactive_file 150\n', 800],
     ['1000', '1200', 'inactive_file 0\n', 0],
     ['1000', '100', 'active_file 500\n', 1000],
