@@ -2,6 +2,7 @@
 import { errorText, type Log } from '#platform/log.ts';
 import {
   adoptImage,
+  clearLeftovers,
   makePool,
   makeStaged,
   openPodFolder,
@@ -24,6 +25,8 @@ export interface PoolParts {
   poolDir: string;
   /** Of a pod: it may be alive. */
   alive(podUid: string): boolean;
+  /** Nothing is being freed any more. */
+  onFreed(): void;
   metrics: PoolMetrics;
   log: Log;
   nowMs(): number;
@@ -36,17 +39,20 @@ export interface Pool {
   tend(listing: PoolListing, engineHashOf: (podUid: string) => string | null): boolean;
   /** Removes folders of pods that have ended; only once the API server has listed pods. @returns as `tend` */
   sweep(listing: PoolListing): boolean;
+  /** Out of sight when this returns, free later. */
   evict(eviction: Eviction): void;
+  /** Bytes that were evicted and are not free yet; null when there are none. */
+  freeingBytes(): number | null;
   /** A loader that finds a place waits for its bytes. */
   prepare(what: ToStage): void;
   /** A loader that waits goes on to the disk. */
-  abandon(key: string): void;
+  abandon(what: { key: string; filledBytes: number }): void;
   /** Now and then, so that times of use outlive the agent. */
   used(what: { keys: Set<string>; engineHashes: Set<string> }): void;
   openPodFolder(podUid: string): void;
 }
 
-export function createPool({ poolDir, alive, metrics, log, nowMs }: PoolParts): Pool {
+export function createPool({ poolDir, alive, onFreed, metrics, log, nowMs }: PoolParts): Pool {
   const listing = createPoolListing(poolDir, nowMs);
   /** Images that are linked, or that are none: each is looked at once. */
   const looked = new Set<string>();
@@ -64,11 +70,42 @@ export function createPool({ poolDir, alive, metrics, log, nowMs }: PoolParts): 
     }
   };
 
+  let removals = 0;
+  let freeing = 0;
+  /** What is staged next waits for it. @returns false when it stays */
+  const free = (what: string, bytes: number, remove: () => Promise<void>): boolean =>
+    guarded(what, () => {
+      const removal = remove();
+      removals += 1;
+      freeing += bytes;
+      void removal
+        .catch((error: unknown) => log.warn(`${what} failed`, { pool: poolDir, error: errorText(error) }))
+        .finally(() => {
+          removals -= 1;
+          freeing -= bytes;
+          if (removals === 0) onFreed();
+        });
+    });
+
+  /** In nobody's way, and as long as it takes: a pod may have left millions of files. */
+  const removePods = (remove: () => Promise<void>): boolean =>
+    guarded('removing a folder of the pool', () => {
+      void remove().catch((error: unknown) =>
+        log.warn('a removed folder of the pool takes room until the agent starts anew', {
+          pool: poolDir,
+          error: errorText(error),
+        }),
+      );
+    });
+
   const usable = (): boolean => {
     if (trouble === '') return true;
     try {
       makePool(poolDir);
       trouble = '';
+      free('clearing the pool', 0, () => clearLeftovers(poolDir, 'staged'));
+      free('clearing the pool', 0, () => clearLeftovers(poolDir, 'images'));
+      removePods(() => clearLeftovers(poolDir, 'pods'));
     } catch (error) {
       const text = errorText(error);
       if (text !== trouble)
@@ -101,14 +138,14 @@ export function createPool({ poolDir, alive, metrics, log, nowMs }: PoolParts): 
       const gone = goneFolders(found, nowMs(), alive);
       for (const podUid of gone) {
         for (const key of looked) if (key.startsWith(podUid)) looked.delete(key);
-        if (guarded('removing a folder of the pool', () => removePodFolder(poolDir, podUid)))
+        if (removePods(() => removePodFolder(poolDir, podUid)))
           log.info('removed the image folder of a pod that ended', { podUid });
       }
       return gone.length > 0;
     },
     evict(eviction) {
       const { kind, bytes, because } = eviction;
-      const gone = guarded('an eviction', () =>
+      const gone = free('an eviction', bytes, () =>
         eviction.kind === 'staged'
           ? removeStaged(poolDir, eviction.key)
           : removeImages(poolDir, eviction.engineHash),
@@ -118,9 +155,11 @@ export function createPool({ poolDir, alive, metrics, log, nowMs }: PoolParts): 
       const what = eviction.kind === 'staged' ? eviction.key : eviction.engineHash;
       log.info('evicted from the pool', { kind, what, bytes, because });
     },
+    freeingBytes: () => (removals > 0 ? freeing : null),
     prepare: ({ key, bytes }) =>
       void guarded('making a place in the pool', () => makeStaged(poolDir, key, bytes)),
-    abandon: (key) => abandonStaged(stagedFolder(poolDir, key)),
+    abandon: ({ key, filledBytes }) =>
+      void free('an eviction', filledBytes, () => abandonStaged(stagedFolder(poolDir, key))),
     used(what) {
       if (nowMs() - touchedAtMs < touchMs) return;
       touchedAtMs = nowMs();

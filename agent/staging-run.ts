@@ -58,7 +58,7 @@ export function createStager(parts: {
       });
       return await mine.run.ended;
     } catch (error) {
-      abandonStaged(folder);
+      await abandonStaged(folder);
       return { type: 'failed', kind: 'read', message: errorText(error) };
     }
   }

@@ -9,7 +9,15 @@ import type { Untimed } from './decide/launcher-line.ts';
 import type { PodObject } from './decide/resource-facts.ts';
 import { figuresOf, inUse, planStaging } from './decide/staging/plan.ts';
 import { parseWeights } from './decide/staging/weights-name.ts';
-import type { Failure, Form, PoolListing, Refusal, StagingFacts, ToStage } from './decide/staging/words.ts';
+import type {
+  Failure,
+  Form,
+  HostMemory,
+  PoolListing,
+  Refusal,
+  StagingFacts,
+  ToStage,
+} from './decide/staging/words.ts';
 import { createPoolMetrics, type PoolMetrics } from './metrics/pool.ts';
 import { hostMemory } from './observe/pool/host-memory.ts';
 import { lookAtForm } from './observe/pool/weights-form.ts';
@@ -119,13 +127,24 @@ interface Rooms {
   past: Past;
 }
 
-function factsOf({ pods, stager, forms, past }: Rooms, pool: PoolListing, parts: StagingParts): StagingFacts {
+/** What is being freed counts as free: nothing more is to go for want of it. */
+function soonFree(found: HostMemory | null, listing: PoolListing, bytes: number) {
+  const plus = (free: number | null): number | null => (free === null ? null : free + bytes);
+  const host = found && {
+    ...found,
+    availableBytes: found.availableBytes + bytes,
+    ownBytes: plus(found.ownBytes),
+  };
+  return { host, pool: { ...listing, freeBytes: plus(listing.freeBytes) } };
+}
+
+function factsOf(rooms: Rooms, listing: PoolListing, parts: StagingParts): StagingFacts {
+  const { pods, stager, forms, past, pool } = rooms;
   return {
     nowMs: parts.nowMs(),
     pods: pods.pods(),
     forms: forms.forms,
-    pool,
-    host: hostMemory(),
+    ...soonFree(hostMemory(), listing, pool.freeingBytes() ?? 0),
     boundBytes: parts.poolBytes,
     running: stager.running(),
     ...past,
@@ -149,7 +168,7 @@ export function startStaging(parts: StagingParts): Staging {
   const refusals = createRefusals(explain, metrics);
   const rooms: Rooms = {
     pods: createStagingPods(nowMs, alive),
-    pool: createPool({ ...parts, metrics }),
+    pool: createPool({ ...parts, metrics, onFreed: replan }),
     stager: createStager({ ...parts, onEnded: ended }),
     forms: createForms(modelsDir, replan),
     past: { failures: [], bytesPerSecond: null },
@@ -164,8 +183,11 @@ export function startStaging(parts: StagingParts): Staging {
   }
 
   function begin(what: ToStage): void {
+    // Its room is not free yet; its loader waits, and the next look follows when it is.
+    const isFree = pool.freeingBytes() === null;
     try {
-      stager.begin(what);
+      if (isFree) stager.begin(what);
+      else pool.prepare(what);
     } catch (error) {
       log.warn('no place can be made in the pool', { weights: what.weights, error: errorText(error) });
       fail(what);
@@ -189,7 +211,7 @@ export function startStaging(parts: StagingParts): Staging {
     if (todo.stop) stager.stop();
     todo.evict.forEach(pool.evict);
     todo.prepare.forEach(pool.prepare);
-    todo.abandon.forEach(pool.abandon);
+    for (const entry of listing.staged) if (todo.abandon.includes(entry.key)) pool.abandon(entry);
     refusals(todo.refused);
     if (todo.stage) begin(todo.stage);
     metrics.show(figuresOf(facts));

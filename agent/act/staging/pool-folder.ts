@@ -2,6 +2,7 @@
  * Changes to the pool's folders (docs/weights.md). The pool is root's; below pods/<uid> lies what a pod wrote, so nothing
  * there is followed, and what is taken from there is looked at again once it cannot be swapped any more.
  */
+import { randomUUID } from 'node:crypto';
 import {
   chmodSync,
   closeSync,
@@ -21,7 +22,8 @@ import {
   utimesSync,
   writeFileSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { rm } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { weightsFiles } from '#proto/weights.ts';
 import { type Adoption, imageFault, imageHeadBytes } from '../../decide/staging/images.ts';
 import { progressBytes } from './reader-words.ts';
@@ -48,10 +50,30 @@ export function makePool(root: string): void {
     mkdirSync(join(root, folder), { recursive: true });
     chmodSync(join(root, folder), mode);
   }
-  // What an agent was making when it was killed.
-  for (const folder of [poolFolders.staged, poolFolders.images])
-    for (const name of readdirSync(join(root, folder)))
-      if (name.startsWith('.')) rmSync(join(root, folder, name), { recursive: true, force: true });
+}
+
+/**
+ * Out of sight at once, by one rename; then removed beside the loop: to free a GiB of a tmpfs takes some 0.2 s, for which no
+ * wake may wait. What an agent that was killed leaves of it the next one clears.
+ * @returns when its memory is free, unless somebody has it open; what is not there is
+ * @throws Error at once when it stays
+ */
+function takeAway(path: string, folder = dirname(path)): Promise<void> {
+  const aside = join(folder, `.gone-${randomUUID()}`);
+  try {
+    renameSync(path, aside);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return Promise.resolve();
+    throw error;
+  }
+  return rm(aside, { recursive: true, force: true });
+}
+
+/** What an agent was making, or removing, when it was killed. @returns, @throws as `takeAway` */
+export async function clearLeftovers(root: string, folder: keyof typeof poolFolders): Promise<void> {
+  const path = join(root, folder);
+  const names = readdirSync(path).filter((name) => name.startsWith('.'));
+  await Promise.all(names.map((name) => takeAway(join(path, name))));
 }
 
 export const stagedFolder = (root: string, key: string): string => join(root, poolFolders.staged, key);
@@ -77,14 +99,18 @@ export function makeStaged(root: string, key: string, bytes: number): void {
   }
 }
 
-export const removeStaged = (root: string, key: string): void =>
-  rmSync(stagedFolder(root, key), { recursive: true, force: true });
+/** @returns, @throws as `takeAway`; so do the next three */
+export const removeStaged = (root: string, key: string): Promise<void> => takeAway(stagedFolder(root, key));
 
-export const removeImages = (root: string, engineHash: string): void =>
-  rmSync(join(root, poolFolders.images, engineHash), { recursive: true, force: true });
+/** Of weights in the pool the bytes alone. */
+export const removeBytes = (staged: string): Promise<void> =>
+  takeAway(join(staged, weightsFiles.weights), dirname(staged));
 
-export const removePodFolder = (root: string, podUid: string): void =>
-  rmSync(join(root, poolFolders.pods, podUid), { recursive: true, force: true });
+export const removeImages = (root: string, engineHash: string): Promise<void> =>
+  takeAway(join(root, poolFolders.images, engineHash));
+
+export const removePodFolder = (root: string, podUid: string): Promise<void> =>
+  takeAway(join(root, poolFolders.pods, podUid));
 
 /** Their time of use is now; it outlives the agent. What is not there is not missed. */
 export function touch(root: string, used: { keys: Iterable<string>; engineHashes: Iterable<string> }): void {

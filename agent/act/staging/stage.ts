@@ -2,9 +2,11 @@
  * One staging: the file `weights` of a gthread form into its folder of the pool, from the front, around the page cache, from
  * where an earlier one stopped. `progress` tells the loader how far it is.
  */
-import { closeSync, constants, openSync, readSync, rmSync, writeSync } from 'node:fs';
+import { close as closeFile, closeSync, constants, openSync, readSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { type WeightsHead, weightsFiles } from '#proto/weights.ts';
+import { removeBytes } from './pool-folder.ts';
 import {
   counter,
   newShare,
@@ -55,8 +57,11 @@ function tell(progress: number, state: keyof typeof progressStates): void {
   writeSync(progress, word, 0, 8, progressWords.state * 8);
 }
 
-/** A loader that waits goes on to the disk; the memory is free once nobody has it mapped. */
-export function abandonStaged(stagedFolder: string): void {
+/**
+ * A loader that waits goes on to the disk, from this very call.
+ * @returns when the memory is free, unless somebody has it open or mapped; never rejects: what stays is evicted as failed
+ */
+export async function abandonStaged(stagedFolder: string): Promise<void> {
   try {
     const progress = openSync(join(stagedFolder, 'progress'), constants.O_RDWR | constants.O_NOFOLLOW);
     try {
@@ -67,7 +72,11 @@ export function abandonStaged(stagedFolder: string): void {
   } catch {
     // Without that file no loader waits for it.
   }
-  rmSync(join(stagedFolder, weightsFiles.weights), { force: true });
+  try {
+    await removeBytes(stagedFolder);
+  } catch {
+    // An eviction says so when it fails as well.
+  }
 }
 
 const remedyOf: Record<ReaderFault['kind'], (folder: string) => string> = {
@@ -97,8 +106,9 @@ function openAll({ formFolder, stagedFolder }: StagingParts) {
   };
   const path = join(formFolder, weightsFiles.weights);
   const plain = constants.O_RDONLY | constants.O_NOFOLLOW;
-  const close = (): void => {
-    for (const fd of opened.splice(0)) closeSync(fd);
+  // The last one to close a removed file frees its memory: beside the loop.
+  const close = async (): Promise<void> => {
+    await Promise.all(opened.splice(0).map((fd) => promisify(closeFile)(fd)));
   };
   try {
     const target = open(join(stagedFolder, weightsFiles.weights), constants.O_RDWR | constants.O_NOFOLLOW);
@@ -119,7 +129,7 @@ function openAll({ formFolder, stagedFolder }: StagingParts) {
       return { source: cached(), refused, cached, target, progress, close };
     }
   } catch (error) {
-    close();
+    close().catch(() => {});
     throw error;
   }
 }
@@ -163,7 +173,7 @@ export function startStaging(parts: StagingParts): StagingRun {
     const filled = Math.min(mark * chunkBytes, bytes);
     const readBytes = filled - Math.min(first * chunkBytes, bytes);
     if (fault) {
-      abandonStaged(stagedFolder);
+      await abandonStaged(stagedFolder);
       return failure(fault, formFolder, chunkBytes);
     }
     if (filled < bytes) return { type: 'stopped', filledBytes: filled, readBytes };
@@ -178,10 +188,10 @@ export function startStaging(parts: StagingParts): StagingRun {
       return await stage(files);
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error);
-      abandonStaged(stagedFolder);
+      await abandonStaged(stagedFolder);
       return failure({ kind: 'read', chunk: -1, code: codeOf(error), message }, formFolder, chunkBytes);
     } finally {
-      files?.close();
+      await files?.close();
     }
   }
 

@@ -16,6 +16,7 @@ import { join } from 'node:path';
 import { beforeEach, describe, expect, it } from 'vitest';
 import {
   adoptImage,
+  clearLeftovers,
   makePool,
   makeStaged,
   openPodFolder,
@@ -70,16 +71,33 @@ describe('the pool', () => {
     expect(['', 'staged', 'images', 'pods'].map(mode)).toEqual([0o755, 0o755, 0o755, 0o711]);
   });
 
-  it('is cleared of what an agent was making when it was killed, and of nothing else', () => {
+  it('is cleared of what an agent was making or removing when it was killed, and of nothing else', async () => {
     makeStaged(pool, key(1), page);
     mkdirSync(join(pool, 'staged', `.${key(2)}`));
     writeFileSync(join(pool, 'images', '.x-y.image'), '');
-    makePool(pool);
+    mkdirSync(join(pool, 'pods', '.gone-1', 'deep'), { recursive: true });
+    mkdirSync(join(pool, 'pods', uid(1)));
+    for (const folder of ['staged', 'images', 'pods'] as const) await clearLeftovers(pool, folder);
     expect(readdirSync(join(pool, 'staged'))).toEqual([key(1)]);
     expect(readdirSync(join(pool, 'images'))).toEqual([]);
+    expect(readdirSync(join(pool, 'pods'))).toEqual([uid(1)]);
   });
 
-  it('lists weights as far as they are, and lets any user read them', () => {
+  it('loses weights out of sight at once, their memory beside the loop', async () => {
+    makeStaged(pool, key(1), page);
+    const freed = removeStaged(pool, key(1));
+    // Nothing was unlinked yet, and a place of the same name can be made meanwhile.
+    const [left, ...others] = readdirSync(join(pool, 'staged'));
+    expect([left, others]).toEqual([expect.stringMatching(/^\.gone-/), []]);
+    expect(readdirSync(join(pool, 'staged', left!))).toContain('weights');
+    makeStaged(pool, key(1), 2 * page);
+    await freed;
+    expect(readdirSync(join(pool, 'staged'))).toEqual([key(1)]);
+    expect(list().staged).toMatchObject([{ bytes: 2 * page }]);
+    await removeStaged(pool, key(2));
+  });
+
+  it('lists weights as far as they are, and lets any user read them', async () => {
     makeStaged(pool, key(1), 3 * page);
     makeStaged(pool, key(1), 3 * page);
     const words = Buffer.alloc(16);
@@ -89,7 +107,7 @@ describe('the pool', () => {
       { key: key(1), bytes: 3 * page, filledBytes: page, state: 'under way' },
     ]);
     expect(statSync(join(pool, 'staged', key(1), 'weights')).mode & 0o777).toBe(0o644);
-    removeStaged(pool, key(1));
+    await removeStaged(pool, key(1));
     expect(list().staged).toEqual([]);
   });
 
@@ -120,7 +138,7 @@ describe('the pool', () => {
 });
 
 describe('an image', () => {
-  it('is linked for all engines of its hash, and nobody writes to it any more', () => {
+  it('is linked for all engines of its hash, and nobody writes to it any more', async () => {
     const path = writeImage(1);
     expect(adoptions(list(), () => 'h1')).toEqual([
       { podUid: uid(1), engineHash: 'h1', name, bytes: statSync(path).blocks * 512 },
@@ -137,7 +155,7 @@ describe('an image', () => {
       pods: [{ files: [{ linked: true }] }],
     });
     expect(adoptions(list(), () => 'h1')).toEqual([]);
-    removeImages(pool, 'h1');
+    await removeImages(pool, 'h1');
     expect(list().images).toEqual([]);
   });
 

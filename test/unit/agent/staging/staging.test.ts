@@ -152,6 +152,21 @@ describe('staging on a node', () => {
     expect(await agent.metrics()).toContain('gthread_agent_pool_evictions_total{kind="staged"} 1');
   });
 
+  it('begins nothing before what went for it is free', async () => {
+    const at = node(22 * page);
+    writeForm(at.modelsDir, 1, 4);
+    writeForm(at.modelsDir, 2, 10);
+    const agent = at.begin();
+    agent.list(object(1), object(2));
+    await until('the first', () => at.progress(1) === 1 && at.said('NoRoomToStage') !== undefined);
+    const begun = () => at.lines.filter(({ message }) => message === 'staging begins').length;
+    agent.list(object(2));
+    // Its loader finds a place and waits.
+    expect([begun(), at.progress(1), at.progress(2)]).toEqual([1, null, 0]);
+    await until('the second', () => at.progress(2) === 1);
+    expect(begun()).toBe(2);
+  });
+
   it('says once that there is no room', async () => {
     const at = node(3 * page);
     writeForm(at.modelsDir, 1, 4);
