@@ -157,8 +157,10 @@ describe('staging on a node', () => {
     writeForm(at.modelsDir, 1, 4);
     writeForm(at.modelsDir, 2, 10);
     const agent = at.begin();
+    agent.list(object(1));
+    await until('the first', () => at.progress(1) === 1);
     agent.list(object(1), object(2));
-    await until('the first', () => at.progress(1) === 1 && at.said('NoRoomToStage') !== undefined);
+    await until('no room for the second', () => at.said('NoRoomToStage') !== undefined);
     const begun = () => at.lines.filter(({ message }) => message === 'staging begins').length;
     agent.list(object(2));
     // Its loader finds a place and waits.
