@@ -51,15 +51,19 @@ export function createRunSmi(command = 'nvidia-smi', killSignal: 'SIGKILL' | 'SI
     const child = execFile(
       command,
       args,
-      {
-        timeout: timeoutMs,
-        killSignal,
-        maxBuffer: outputCharactersMax,
-        env: { ...process.env, LC_ALL: 'C' },
+      { maxBuffer: outputCharactersMax, env: { ...process.env, LC_ALL: 'C' } },
+      (error, stdout, stderr) => {
+        const how = late ? without('timed-out') : endOf(error);
+        end({ ...how, stdout: trimmed(stdout), stderr: trimmed(stderr) });
       },
-      (error, stdout, stderr) => end({ ...endOf(error), stdout: trimmed(stdout), stderr: trimmed(stderr) }),
     );
     child.stdin?.end();
+    // Not execFile's own timeout: it calls a call whole that ended while a child of its own still holds its output.
+    let late = false;
+    const timeout = setTimeout(() => {
+      late = true;
+      child.kill(killSignal);
+    }, timeoutMs);
     const given: PromiseWithResolvers<SmiOutput> = Promise.withResolvers();
     const deadline = setTimeout(() => {
       undead.add(call);
@@ -70,7 +74,10 @@ export function createRunSmi(command = 'nvidia-smi', killSignal: 'SIGKILL' | 'SI
       given.resolve(without('timed-out'));
     }, timeoutMs + deathMsMax);
     void ended.then(given.resolve);
-    return given.promise.finally(() => clearTimeout(deadline));
+    return given.promise.finally(() => {
+      clearTimeout(timeout);
+      clearTimeout(deadline);
+    });
   };
 }
 
@@ -79,9 +86,8 @@ const trimmed = (text: string): string => text.replace(/\r?\n$/, '');
 
 function endOf(error: ExecFileException | null): Pick<SmiOutput, 'outcome' | 'exitCode'> {
   if (!error) return { outcome: 'exited', exitCode: 0 };
-  const { code, killed } = error;
+  const { code } = error;
   if (code === 'ERR_CHILD_PROCESS_STDIO_MAXBUFFER') return { outcome: 'too-long', exitCode: null };
-  if (killed) return { outcome: 'timed-out', exitCode: null };
   if (code === 'ENOENT') return { outcome: 'not-found', exitCode: null };
   if (code === 'EACCES') return { outcome: 'not-permitted', exitCode: null };
   if (typeof code !== 'number') return { outcome: 'killed', exitCode: null };
