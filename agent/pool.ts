@@ -54,8 +54,8 @@ export interface Pool {
 
 export function createPool({ poolDir, alive, onFreed, metrics, log, nowMs }: PoolParts): Pool {
   const listing = createPoolListing(poolDir, nowMs);
-  /** Images that are linked, or that are none: each is looked at once. */
-  const looked = new Set<string>();
+  /** Pods' finished images: '' when it is linked or is none for good, else why it could not be linked yet. */
+  const looked = new Map<string, string>();
   /** Why the pool cannot be used; '' when it can, null before the first try. */
   let trouble: string | null = null;
   let touchedAtMs = Number.NEGATIVE_INFINITY;
@@ -115,29 +115,48 @@ export function createPool({ poolDir, alive, onFreed, metrics, log, nowMs }: Poo
     return trouble === '';
   };
 
+  /** What a pod calls an image costs a look and a line at most as often as it lies there: names that went are forgotten. */
+  const forget = (found: PoolListing): void => {
+    if (looked.size === 0) return;
+    const there = new Set(found.pods.flatMap((pod) => pod.files.map(({ name }) => `${pod.podUid}/${name}`)));
+    for (const key of looked.keys()) if (!there.has(key)) looked.delete(key);
+  };
+
   const adopt = (adoption: Adoption): boolean => {
     const { podUid, engineHash, name, bytes } = adoption;
     const key = `${podUid}/${name}`;
-    if (looked.has(key)) return false;
-    looked.add(key);
-    return guarded('linking an image', () => {
-      const fault = adoptImage(poolDir, adoption);
-      if (fault) throw new Error(`${name} of pod ${podUid}: ${fault}`);
-      metrics.adopted();
-      log.info('an image is there for all engines of its hash', { podUid, engineHash, image: name, bytes });
-    });
+    const before = looked.get(key);
+    if (before === '') return false;
+    let trouble = '';
+    try {
+      const outcome = adoptImage(poolDir, adoption);
+      looked.set(key, '');
+      if (outcome.type === 'linked') {
+        metrics.adopted();
+        log.info('an image is there for all engines of its hash', { podUid, engineHash, image: name, bytes });
+        return true;
+      }
+      if (outcome.type === 'none') trouble = outcome.fault;
+    } catch (error) {
+      // It may be linked at a later look: then without a word for each.
+      trouble = errorText(error);
+      looked.set(key, trouble);
+    }
+    if (trouble !== '' && trouble !== before)
+      log.warn('an image is not linked', { podUid, image: name, error: trouble });
+    return false;
   };
 
   return {
     list: () => (usable() ? listing() : null),
     tend(found, engineHashOf) {
       for (const { podUid } of found.pods) if (alive(podUid)) openPodFolder(poolDir, podUid);
+      forget(found);
       return adoptions(found, engineHashOf).filter(adopt).length > 0;
     },
     sweep(found) {
       const gone = goneFolders(found, nowMs(), alive);
       for (const podUid of gone) {
-        for (const key of looked) if (key.startsWith(podUid)) looked.delete(key);
         if (removePods(() => removePodFolder(poolDir, podUid)))
           log.info('removed the image folder of a pod that ended', { podUid });
       }

@@ -148,34 +148,50 @@ function takeOver(fd: number): void {
   fchownSync(fd, root, process.getgid?.() ?? 0);
 }
 
+/** @returns false when the name is taken */
+function linkFirst(from: string, to: string): boolean {
+  try {
+    linkSync(from, to);
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false;
+    throw error;
+  }
+}
+
+export type Adopted =
+  | { type: 'linked' }
+  /** One of its name is there already: that one stays. */
+  | { type: 'second' }
+  /** It is no image. */
+  | { type: 'none'; fault: string };
+
+const none = (fault: string): Adopted => ({ type: 'none', fault });
+
 /**
  * Links a finished image for all engines of its hash; the first one of its name stays.
- * @returns null, or why it is none
  * @throws Error when the pool refuses
  */
-export function adoptImage(root: string, { podUid, engineHash, name }: Adoption): string | null {
+export function adoptImage(root: string, { podUid, engineHash, name }: Adoption): Adopted {
   const source = join(root, poolFolders.pods, podUid, name);
   const folder = join(root, poolFolders.images, engineHash);
   const making = join(root, poolFolders.images, `.${podUid}-${name}`);
   const fd = openSync(source, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   try {
     const found = fstatSync(fd);
-    if (!found.isFile()) return 'it is no file';
+    if (!found.isFile()) return none('it is no file');
     const head = Buffer.alloc(imageHeadBytes);
     const fault = imageFault(head.subarray(0, readSync(fd, head, 0, imageHeadBytes, 0)), found.size);
-    if (fault) return fault;
+    if (fault) return none(fault);
     rmSync(making, { force: true });
     linkSync(source, making);
     const linked = lstatSync(making);
     // The name may have been given to something else between open and link.
-    if (linked.ino !== found.ino || linked.dev !== found.dev) return 'it was swapped while it was linked';
+    if (linked.ino !== found.ino || linked.dev !== found.dev)
+      return none('it was swapped while it was linked');
     takeOver(fd);
     mkdirSync(folder, { mode: sharedMode, recursive: true });
-    linkSync(making, join(folder, name));
-    return null;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return null;
-    throw error;
+    return { type: linkFirst(making, join(folder, name)) ? 'linked' : 'second' };
   } finally {
     closeSync(fd);
     rmSync(making, { force: true });

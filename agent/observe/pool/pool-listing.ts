@@ -5,8 +5,8 @@ import {
   closeSync,
   constants,
   lstatSync,
+  opendirSync,
   openSync,
-  readdirSync,
   readSync,
   type Stats,
   statfsSync,
@@ -34,13 +34,22 @@ const progressBytes = 16;
 const states: readonly StagedState[] = ['under way', 'whole', 'failed'];
 const keyPattern = /^[A-Za-z0-9][A-Za-z0-9._-]{0,190}@[0-9a-f]{40}$/;
 
-const namesIn = (path: string, most: number): string[] => {
+/** Not all names first: a pod may fill its folder with millions, and each look would hold the loop for seconds. */
+function namesIn(path: string, most: number): string[] {
+  const names: string[] = [];
   try {
-    return readdirSync(path).slice(0, most);
+    const folder = opendirSync(path, { bufferSize: most });
+    try {
+      for (let entry = folder.readSync(); entry && names.length < most; entry = folder.readSync())
+        names.push(entry.name);
+    } finally {
+      folder.closeSync();
+    }
   } catch {
-    return [];
+    // It went meanwhile: what was read of it will be missed as well.
   }
-};
+  return names;
+}
 
 const statOf = (path: string): Stats | null => lstatSync(path, { throwIfNoEntry: false }) ?? null;
 

@@ -143,7 +143,7 @@ describe('an image', () => {
     expect(adoptions(list(), () => 'h1')).toEqual([
       { podUid: uid(1), engineHash: 'h1', name, bytes: statSync(path).blocks * 512 },
     ]);
-    expect(adopt(1)).toBeNull();
+    expect(adopt(1)).toEqual({ type: 'linked' });
     const linked = statSync(join(pool, 'images', 'h1', name));
     expect(linked.ino).toBe(statSync(path).ino);
     expect(linked.mode & 0o777).toBe(0o444);
@@ -162,7 +162,7 @@ describe('an image', () => {
   it('of a second replica leaves the first in place', () => {
     writeImage(1);
     const second = writeImage(2);
-    expect([adopt(1), adopt(2)]).toEqual([null, null]);
+    expect([adopt(1), adopt(2)]).toEqual([{ type: 'linked' }, { type: 'second' }]);
     expect(statSync(join(pool, 'images', 'h1', name)).ino).not.toBe(statSync(second).ino);
   });
 
@@ -188,7 +188,7 @@ describe('an image', () => {
     expect(list().pods[0]!.files).toEqual([]);
     expect(() => adopt(1)).toThrow(/ELOOP/);
     writeImage(2, Buffer.from('junk'));
-    expect(adopt(2)).toMatch(/no image/);
+    expect(adopt(2)).toMatchObject({ type: 'none', fault: expect.stringMatching(/no image/) });
     expect(readdirSync(join(pool, 'images'))).toEqual([]);
   });
 
@@ -231,6 +231,13 @@ describe("a pod's folder", () => {
     const alive = (podUid: string) => podUid === uid(2);
     expect(goneFolders(pools, 1_000 + podGoneMs - 1, alive)).toEqual([]);
     expect(goneFolders(pools, 1_000 + podGoneMs, alive)).toEqual([uid(1)]);
+  });
+
+  it('of more files than are looked at costs no more than those', () => {
+    const folder = join(pool, 'pods', uid(1));
+    mkdirSync(folder);
+    for (let n = 0; n < 100; n++) writeFileSync(join(folder, `f${n}`), '');
+    expect(list().pods[0]!.files).toHaveLength(64);
   });
 
   it('counts no file twice that its pod linked to another name of its own', () => {

@@ -135,6 +135,26 @@ describe('staging on a node', () => {
     expect(await agent.metrics()).toContain('gthread_agent_pool_images_linked_total 1');
   });
 
+  it('links an image at a later look when it cannot now, and says so once', async () => {
+    const at = node();
+    const own = join(at.poolDir, 'pods', podUid(1));
+    const agent = at.begin();
+    agent.list(object(1));
+    mkdirSync(own, { recursive: true });
+    const head = Buffer.alloc(2 * page);
+    head.write(imageMagic);
+    writeFileSync(join(own, name), head);
+    const inTheWay = join(at.poolDir, 'images', 'hash1');
+    writeFileSync(inTheWay, '');
+    agent.list(object(1));
+    agent.list(object(1));
+    const said = () => at.lines.filter(({ message }) => message === 'an image is not linked').length;
+    expect([said(), existsSync(join(inTheWay, name))]).toEqual([1, false]);
+    rmSync(inTheWay);
+    agent.list(object(1));
+    expect([said(), existsSync(join(inTheWay, name))]).toEqual([1, true]);
+  });
+
   it('evicts what nobody uses for what is wanted, and says why', async () => {
     const at = node(22 * page);
     writeForm(at.modelsDir, 1, 4);
