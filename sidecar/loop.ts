@@ -368,9 +368,9 @@ export class Loop {
         if (!exchange.mayRetry && to === 'engine') exchange.body = null;
         if (this.#gate.away) this.#step({ type: 'sent', id, atMs: now() });
       },
-      finished: () => {
+      finished: (complete) => {
         running.cancel = null;
-        this.#step({ type: 'finished', id, atMs: now() });
+        this.#step({ type: complete || to === 'sibling' ? 'finished' : 'cut', id, atMs: now() });
       },
       failed: (how, error) => {
         running.cancel = null;
@@ -388,7 +388,7 @@ export class Loop {
         }
         const code = to === 'sibling' ? 'pod_ending' : how === 'bad' ? 'engine_bad_response' : 'engine_died';
         refuse(exchange, { code });
-        this.#step({ type: 'finished', id, atMs: now() });
+        this.#step({ type: code === 'engine_died' ? 'cut' : 'finished', id, atMs: now() });
       },
     };
   }

@@ -63,6 +63,8 @@ export type GateEvent =
   | { type: 'sent'; id: number; atMs: number }
   /** The engine or the sibling is done with it, well or badly. */
   | { type: 'finished'; id: number; atMs: number }
+  /** The engine ended its connection before the answer was whole; nobody tries it again. */
+  | { type: 'cut'; id: number; atMs: number }
   /** No connection to the engine, or its end before a byte came back and the client allowed another try. */
   | { type: 'unsent'; id: number; atMs: number }
   | { type: 'told'; state: State; atMs: number }
@@ -160,6 +162,10 @@ export function step(gate: Gate, event: GateEvent): GateEffect[] {
       break;
     case 'unsent':
       giveBack(gate, event, effects);
+      break;
+    case 'cut':
+      if (gate.told.state === 'SERVING') goAway(gate, event);
+      finish(gate, event, effects);
       break;
     case 'told':
       tell(gate, event.state, event.atMs, effects);
@@ -273,10 +279,17 @@ function giveBack(gate: Gate, { id, atMs }: { id: number; atMs: number }, effect
   gate.returned.splice(at === -1 ? gate.returned.length : at, 0, waiting);
   gate.queuedBytes += waiting.bytes;
   effects.push({ do: 'hold', id });
-  if (!gate.away || gate.away.probe === id) {
-    const pauseMs = gate.away ? Math.min(gate.away.pauseMs * 2, awayMsMax) : awayMsFirst;
-    gate.away = { probeAtMs: atMs + pauseMs, pauseMs, probe: null };
-  }
+  goAway(gate, { id, atMs });
+}
+
+/**
+ * The engine did not take a request, or ended its connection: it may be dying, and its socket takes connections until it is
+ * gone. Nothing passes for a moment, then one request to see.
+ */
+function goAway(gate: Gate, { id, atMs }: { id: number; atMs: number }): void {
+  if (gate.away && gate.away.probe !== id) return;
+  const pauseMs = gate.away ? Math.min(gate.away.pauseMs * 2, awayMsMax) : awayMsFirst;
+  gate.away = { probeAtMs: atMs + pauseMs, pauseMs, probe: null };
 }
 
 /** Lets pass what may: all in order; while the engine is away only one, as a probe. */

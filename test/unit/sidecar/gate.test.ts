@@ -141,6 +141,32 @@ const cases: [string, GateEvent[], string[]][] = [
     ['pass 1', 'hold 1', 'pass 1', 'hold 1', 'pass 1'],
   ],
   [
+    'lets nothing pass for a moment after the engine cut an answer: it may be dying and still take connections',
+    [
+      told('SERVING', 1),
+      arrived(1),
+      { type: 'cut', id: 1, atMs: 0 },
+      arrived(2),
+      arrived(3),
+      { type: 'tick', atMs: 99 },
+      { type: 'tick', atMs: 100 },
+      { type: 'sent', id: 2, atMs: 101 },
+    ],
+    ['pass 1', 'hold 2', 'hold 3', 'pass 2', 'pass 3'],
+  ],
+  [
+    'waits for the agent alone where an answer is cut after its barrier',
+    [
+      told('SERVING', 1),
+      arrived(1),
+      { type: 'barrier', epoch: 2, atMs: 0 },
+      { type: 'cut', id: 1, atMs: 1 },
+      arrived(2),
+      told('SERVING', 3, {}, 2),
+    ],
+    ['pass 1', 'barrier 2:1', 'barrier 2:0', 'hold 2', 'pass 2'],
+  ],
+  [
     'lets the next one probe when the client of the first probe leaves',
     [
       told('SERVING', 1),
@@ -278,7 +304,13 @@ const anyHappening = fc.oneof(
   {
     weight: 5,
     arbitrary: fc.record({
-      kind: fc.constantFrom('left' as const, 'finished' as const, 'unsent' as const, 'sent' as const),
+      kind: fc.constantFrom(
+        'left' as const,
+        'finished' as const,
+        'cut' as const,
+        'unsent' as const,
+        'sent' as const,
+      ),
       pick: fc.nat(),
     }),
   },
@@ -362,9 +394,9 @@ class Play {
   }
 
   /** A request left or ended somewhere. */
-  close(type: 'left' | 'finished' | 'unsent', id: number): void {
+  close(type: 'left' | 'finished' | 'cut' | 'unsent', id: number): void {
     const where = this.atEngine.has(id) ? 'engine' : this.atSibling.has(id) ? 'sibling' : 'queue';
-    if (type === 'unsent' && where !== 'engine') return;
+    if ((type === 'unsent' || type === 'cut') && where !== 'engine') return;
     if (type === 'finished' && where === 'queue') return;
     this.atEngine.delete(id);
     if (type !== 'unsent') {
