@@ -29,17 +29,17 @@ export const benchmarks: Record<string, Benchmark> = {
     run: policy,
   },
   switch: {
-    what: 'two models on one slot as real processes beside llmux: switches, waits, streams that give way',
+    what: 'two models on one slot as real processes beside llmux: switches, waits, streams that give way (root, cargo)',
     options: switchOptions,
     run: switching,
   },
   wake: {
-    what: "a real vLLM's sleep and wake with gthread, beside a memcpy of the same bytes (installs vLLM for CPU)",
+    what: "a real vLLM's sleep and wake with gthread, beside a memcpy of the same bytes (installs vLLM for CPU, 2.7 GB, once)",
     options: wakeOptions,
     run: wake,
   },
   staging: {
-    what: 'weights from disk into host memory: the agent beside fio, two streamers and the default loader',
+    what: 'weights from disk into host memory: the agent beside fio, two streamers and the default loader (root)',
     options: stagingOptions,
     run: staging,
   },

@@ -11,7 +11,8 @@ import { checkMachine } from './requirements.ts';
 
 const help = `usage: ./hack/cluster COMMAND
   up [--nodes N] [--gpus a40:2,t4:1] [--keep-data]
-                        start the cluster; one entry of --gpus per node, + joins types of one node, none for no GPU
+                        start the cluster alone (./hack/demo --keep installs GreenThread too);
+                        one entry of --gpus per node, + joins types of one node, none for no GPU
   down                  end it; nothing stays but data and logs
   status                what runs
   kubeconfig            print the kubeconfig's path

@@ -68,9 +68,13 @@ const cluster = (sizes: Sizes, gpus: string, folders: string[]): Promise<Result>
   });
 
 export const suites: Record<string, Suite> = {
-  unit: { what: 'types, lint and format, the rules as tests, unit tests', gate: true, run: unit },
+  unit: {
+    what: 'types, lint and format, generated files, the rules as tests, unit tests, the plug-in (1 to 3 minutes)',
+    gate: true,
+    run: unit,
+  },
   sim: {
-    what: 'the arbiter through simulated schedules with faults; --seeds N',
+    what: `the arbiter through simulated schedules with faults; --seeds N, ${seedsDefault} by default (about a minute)`,
     gate: true,
     run: ({ seeds = seedsDefault }) => sim(seeds),
   },
@@ -94,7 +98,7 @@ export const suites: Record<string, Suite> = {
     run: (sizes, inGate) => cluster(sizes, 'a40:2,t4:1', inGate ? gateFiles : []),
   },
   load: {
-    what: 'six Models on two GPUs of a real cluster under mixed streams, for 2 minutes; --minutes N',
+    what: 'six Models on two GPUs of a real cluster under mixed streams; --minutes N, 2 by default; 10 for figures',
     gate: false,
     run: (sizes) => cluster(sizes, 'a40:2,t4:1', ['test/cluster/load']),
   },

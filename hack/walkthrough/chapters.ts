@@ -1,4 +1,4 @@
-/** The deploy page's direct path, chapter by chapter, each with the promises it makes. */
+/** The walk-through, chapter by chapter, each with the promises it makes. */
 import { join } from 'node:path';
 import { check, remark, title, type, until } from './shell.ts';
 import { answered, ask } from './traffic.ts';
@@ -55,7 +55,7 @@ export async function deploy(): Promise<void> {
   title('Deploy a Model');
   await type(`cat ${join(manifests, 'llama-3-8b.yaml')}`);
   const { exitCode } = await type(`kubectl apply -f ${join(manifests, 'llama-3-8b.yaml')}`);
-  check('the manifest of the page applies as it stands', exitCode === 0);
+  check('the manifest applies as it stands', exitCode === 0);
 
   title('Multiple models in one file');
   const two = await type(`kubectl apply -f ${join(manifests, 'two-models.yaml')}`);
@@ -94,14 +94,14 @@ export async function running(): Promise<void> {
   title('What "running" looks like');
   const models = await type('kubectl get models -A');
   check(
-    'its columns are the page’s',
+    'its columns are as promised',
     header(models.stdout) === 'NAMESPACE NAME PHASE REPLICAS READY NODE GPUS VRAM/GPU',
     header(models.stdout),
   );
   title('Watch the GPUs');
   const gpus = await type('kubectl get gpus');
   check(
-    'its columns are the page’s',
+    'its columns are as promised',
     header(gpus.stdout) === 'NAME NODE INDEX PRODUCT MODE HEALTH AVAILABLE',
     header(gpus.stdout),
   );
@@ -110,7 +110,7 @@ export async function running(): Promise<void> {
 
 /** Puts the model to sleep by a short idleTimeout, which applies live. @returns free bytes while it was awake */
 async function fallAsleep(model: string, gpu: string): Promise<number> {
-  remark('the page waits out idleTimeout=10m; here it becomes 2s, which applies without a new pod');
+  remark('idleTimeout is 10m; here it becomes 2s, which applies without a new pod');
   const before = (await available()).get(gpu) ?? 0;
   await type(`kubectl patch model ${model} --type merge -p '{"spec":{"sleep":{"idleTimeout":"2s"}}}'`);
   await untilPhase(model, ['Sleeping'], 60_000);
@@ -143,7 +143,7 @@ export async function inference(): Promise<string> {
 
   const asleep = await type('curl -sS http://$INGRESS/llama-3-8b/status; echo', { env });
   check(
-    'status has the page’s shape and says sleeping',
+    'status has the promised shape and says sleeping',
     asleep.stdout.startsWith(
       '{"model":"llama-3-8b","state":"sleeping","bootReady":true,"queue":{"inFlight":0,"barriered":false}',
     ),

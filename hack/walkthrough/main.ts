@@ -1,8 +1,8 @@
-/** ./hack/demo: the deploy page's direct path, played live on a real cluster. Exit 0 only when every promise held. */
+/** ./hack/demo: the walk-through of README.md, played live on a real cluster. Exit 0 only when every promise held. */
 import { parseArgs } from 'node:util';
 import { installChart } from '../installation/chart.ts';
 import { type Cluster, downCluster, upCluster } from '../installation/cluster.ts';
-import { downloads, startHub } from '../installation/hub.ts';
+import { downloads, hubFiles, startHub } from '../installation/hub.ts';
 import { imageNames } from '../oci/images.ts';
 import { converge, deploy, inference, remove, running, twoAwake } from './chapters.ts';
 import { deployAndConverge, prepare, removeAndRedeploy, sleepWhenIdle, takeTurns } from './real-engine.ts';
@@ -10,16 +10,17 @@ import { check, failures, remark, title, type, until } from './shell.ts';
 import { update } from './updates.ts';
 
 const help = `usage: ./hack/demo [--keep] [--engine vllm] [--gpus TYPE:COUNT,...] [--kubeconfig FILE [--values FILE]]
-  plays the deploy page (deploy, converge, verify, update, delete) on a real Kubernetes and checks what it promises
+  plays the walk-through of README.md (deploy, converge, verify, update, delete) on a real Kubernetes and checks what it promises:
+  about 3 minutes, the first time about 8 more
   --keep             leave the cluster running and say what to type next; otherwise no process stays
-  --engine vllm      a real vLLM on CPU instead of the simulated one: less of the page, about 10 minutes, 2.7 GB to install once
-  --gpus LIST        GPUs of the simulated nodes, as ./hack/cluster takes them; a40:2 when not given; the page's Models go to the a40s
+  --engine vllm      a real vLLM on CPU instead of the simulated one: a part of the walk-through, about 10 minutes, 2.7 GB to install once
+  --gpus LIST        GPUs of the simulated nodes, as ./hack/cluster takes them; a40:2 when not given; the walk-through's Models go to the a40s
   --kubeconfig FILE  use a cluster of your own with NVIDIA GPUs: the chart is installed there. Images must be where its
                      nodes can pull them; say so, and all else that differs, in --values FILE (helm values)
 without --kubeconfig it needs Linux and root: it starts a cluster with simulated GPUs in namespaces of this machine`;
 
 const nextEngine = imageNames.engine.replace(/:[^:]*$/, ':next');
-/** The page's Models land on this node's GPUs. */
+/** The walk-through's Models land on this node's GPUs. */
 const gpusDefault = 'a40:2';
 
 function options() {
@@ -87,7 +88,7 @@ function next(cluster: Cluster): void {
   title('What to type next');
   console.log(`export KUBECONFIG=${cluster.kubeconfig}
 kubectl get models -A -w          # in a second terminal
-kubectl apply -f examples/…       # a Model of your own
+kubectl apply -f examples/…       # a Model of your own; the hub of the demo’s cluster has few: ls ${hubFiles}/*
 ./hack/cluster down               # end it all`);
 }
 
@@ -119,7 +120,7 @@ async function play(): Promise<void> {
     await twoAwake();
     await update(url, kubeconfig ? null : nextEngine);
     await remove(url, kubeconfig ? async () => 0 : () => downloads('meta-llama/Llama-3.1-8B-Instruct'));
-    check('every promise of the page held', failures.length === 0, failures.join('; '));
+    check('every promise of the walk-through held', failures.length === 0, failures.join('; '));
     if (keep) next(cluster);
   } finally {
     if (!keep && !kubeconfig) await downCluster();

@@ -40,7 +40,7 @@ export async function type(
 /** What went other than promised: the walk-through ends with 1 when there is any. */
 export const failures: string[] = [];
 
-/** A promise of the page, checked. */
+/** A promise of the walk-through, checked. */
 export function check(what: string, holds: boolean, found = ''): void {
   console.log(`${holds ? '✓' : '✗'} ${what}${holds || found === '' ? '' : `, but: ${found.slice(0, 500)}`}`);
   if (!holds) failures.push(what);

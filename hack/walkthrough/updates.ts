@@ -1,4 +1,4 @@
-/** The page's update table: one row for each field, its pod rolled or not, requests lost. */
+/** The update table: one row for each field, its pod rolled or not, requests lost. */
 import { field } from './chapters.ts';
 import { check, title, type, until } from './shell.ts';
 import { keepAsking } from './traffic.ts';
@@ -26,7 +26,7 @@ const statusOf = async (url: string, path: string): Promise<number> => {
 };
 
 /**
- * The rows of the page's table, in its order. Settings that need no restart apply live (a decided departure from the page).
+ * The rows of the table, in its order. Settings that need no restart apply live.
  * @param nextEngine another engine image that the node has; null leaves that row out
  */
 const updates = (nextEngine: string | null): Update[] => [

@@ -8,7 +8,7 @@ import { isInOwnNetwork, runInOwnNetwork } from './own-network.ts';
 import { type Round, visitSlot, type Waited } from './scenarios.ts';
 import type { AtEnd, Bounds, Slot } from './slot.ts';
 
-export const switchOptions = ['--rounds N    3 by default, interleaved; a round takes about 2 minutes'];
+export const switchOptions = ['--rounds N    3 by default, interleaved; a round takes about 3 minutes'];
 
 const roundsDefault = 3;
 const roundsMax = 50;
