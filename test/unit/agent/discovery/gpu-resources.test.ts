@@ -147,6 +147,9 @@ describe('the wanted resources', () => {
     const bare = reading('GPU-a', 0, { name: '', driver: null });
     const { status } = desiredGpus(view(probe(bare), { health: {} }))[0]!;
     expect(status).toMatchObject({ health: 'Unknown', healthReason: 'NotProbed' });
+    const { status: _, ...unwritten } = stored(desiredGpus(view(probe(bare)))[0]!);
+    const [again] = desiredGpus(view(probe(bare), { existing: [unwritten as GpuObject] }));
+    expect(Object.keys(again!.status)).not.toContain('driver');
     expect(Object.keys(status)).toEqual([
       'uuid',
       'memory',
@@ -297,6 +300,7 @@ describe('what is written', () => {
       spec: { nodeName: 'n1', index: 0, uuid: 'GPU-a' },
     });
     expect(made[1]!.body).not.toHaveProperty('spec');
+    expect(made[1]!.body).toMatchObject({ kind: 'GPU', apiVersion, metadata: { name: 'gpu-n1-0' } });
   });
 
   it('is the object alone when only its owner differs', () => {
@@ -385,6 +389,20 @@ describe('what is written', () => {
     const before = 'occupants' in change ? stored(withStatus({ occupants })) : there;
     const soon = writes(withStatus(change), [before], { writtenAtMs: { 'gpu-n1-0': 9_000 } });
     expect(soon).toEqual({ writes: [], againMs: 14_000 });
+  });
+
+  it('is bytes of each occupant for itself, and such as were not known', () => {
+    const occupant = (podUid: string, more: object) => ({ podUid, state: 'asleep', ...more });
+    const soon = (before: object[], after: object[]) =>
+      writes(withStatus({ occupants: after }), [stored(withStatus({ occupants: before }))], {
+        writtenAtMs: { 'gpu-n1-0': 9_000 },
+      }).againMs;
+    const still = occupant('b', { awakeBytes: mib, residueBytes: mib });
+    const before = occupant('a', { awakeBytes: mib, residueBytes: mib });
+    expect(soon([before, still], [before, still])).toBeNull();
+    expect(soon([before, still], [{ ...before, awakeBytes: 900 * mib }, still])).toBe(14_000);
+    expect(soon([before, still], [{ ...before, residueBytes: 900 * mib }, still])).toBe(14_000);
+    expect(soon([occupant('a', {}), still], [before, still])).toBe(14_000);
   });
 
   it('is nothing for occupants in another order, or of two whose bytes changed places by little', () => {

@@ -118,6 +118,8 @@ describe('a change', () => {
     const { memory } = judge({}, good);
     expect(judge(memory, good).unsettled).toBe(false);
     expect(judge(memory, sick({ remapPending: true })).unsettled).toBe(true);
+    const two = judge({}, probe([well, other])).memory;
+    expect(judge(two, probe([{ ...well, remapPending: true }, other])).unsettled).toBe(true);
   });
 
   it('for the worse by two different complaints is believed with the last', () => {
@@ -252,6 +254,7 @@ describe('a board', () => {
     ['0000:0B:00.0', '00000000:0b:00.0', true],
     ['00000000:0B:00.0', '00000000:0B:00.0', true],
     ['0000:0B:00.0', '0000:0C:00.0', false],
+    ['000a:0b:00.0', '0000000A:0B:00.0', true],
     ['0001:0B:00.0', '00000000:0B:00.0', false],
     ['00010000:0B:00.0', '0000:0B:00.0', true],
     [null, '0000:0B:00.0', false],
@@ -297,7 +300,26 @@ describe('after a restart', () => {
     expect(verdicts([lost, lost], known)).toEqual(['Unknown NotProbed', 'Unhealthy Missing']);
   });
 
+  it('a fault that names the GPU is its own, one that names another says nothing of it', () => {
+    const known = rememberGpus({}, [{ uuid }]);
+    expect(verdicts([probe([other], { reason: 'GpuLost', uuid })], known)).toEqual(['Unhealthy GpuLost']);
+    const others = probe([other], { reason: 'ProbeTimeout', uuid: 'GPU-c' });
+    expect(verdicts([others, others], known)).toEqual(['Unknown NotProbed', 'Unhealthy Missing']);
+  });
+
+  it('a lost board is not a GPU whose board is known', () => {
+    const lost = probe([other], { reason: 'GpuLost', busId: '0000:0D:00.0' });
+    expect(verdicts([probe([well, other]), lost])).toEqual(['Healthy', 'Healthy']);
+  });
+
+  it('a GPU that is gone is said to be so, with the remedy', () => {
+    const known = rememberGpus({}, [{ uuid, health: 'Degraded', reason: 'x' }]);
+    const { memory } = judge(judge(known, probe([other])).memory, probe([other]));
+    expect(memory[uuid]!.verdict.message).toMatch(/no longer lists this GPU: see dmesg/);
+  });
+
   it('a listing of nothing says nothing', () => {
+    expect(verdicts([probe([])], rememberGpus({}, [{ uuid }]))).toEqual(['Unknown NotProbed']);
     const known = rememberGpus({}, [{ uuid, health: 'Degraded', reason: 'x' }]);
     expect(verdicts([probe([]), probe([]), probe([])], known)).toEqual(Array(3).fill('Degraded x'));
     expect(judge(known, probe([])).memory).toEqual(known);

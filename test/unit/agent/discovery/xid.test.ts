@@ -50,10 +50,11 @@ describe('a message of the driver', () => {
       'NVRM: Xid (PCI:0000:05:00): 79, gone',
       'NVRM: GPU 0000:05:00.0: GPU has fallen off the bus.',
       'other',
+      'NVRM: Xid (PCI:0000:06:00): 31, pid=3',
     ];
     expect(lines.reduce(countXid, [] as readonly XidReading[])).toEqual([
       { busId: '0000:05:00', xid: 31, count: 2 },
-      { busId: '0000:06:00', xid: 31, count: 1 },
+      { busId: '0000:06:00', xid: 31, count: 2 },
       { busId: '0000:05:00', xid: 79, count: 1 },
     ]);
   });

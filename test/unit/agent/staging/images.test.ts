@@ -82,7 +82,7 @@ describe("pods' own folders", () => {
 
   it('hold finished images, to be linked once and for known engines alone', () => {
     const pods = [
-      folder(1, [file, { ...file, name: 'half' }, { ...file, linked: true }]),
+      folder(1, [file, { ...file, name: 'half' }, { ...file, bytes: 9, linked: true }]),
       folder(2),
       folder(3),
       folder(4),

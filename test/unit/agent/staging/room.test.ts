@@ -152,6 +152,8 @@ describe('wishes', () => {
       at(2, 1, false, 2),
     ];
     expect([...order].reverse().sort(compareWishes)).toEqual(order);
+    expect(compareWishes(order[4]!, order[3]!)).toBeGreaterThan(0);
+    expect(compareWishes(order[3]!, order[4]!)).toBeLessThan(0);
     expect([order[2]!, order[4]!, order[1]!, order[3]!, order[0]!].sort(compareWishes)).toEqual(order);
   });
 });
@@ -220,6 +222,13 @@ describe('what leaves the pool', () => {
     ['anything, before the pods are listed', { pods: null }, null],
   ] as const)('is never %s', (_what, given, below) => {
     expect(asked({ ...given, pool: { staged: [second(10e9)] } }, below)).toEqual([]);
+  });
+
+  it('is no image that a pod of this node may map, and any other', () => {
+    const images = [image(1), image(3), image(2)];
+    expect(asked({ pods: [pod(1), pod(2, { deleting: true })], pool: { images } })).toMatchObject([
+      { engineHash: 'hash3' },
+    ]);
   });
 
   it('is what waits, where there is no more urgent wish but pressure', () => {
