@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import os
@@ -13,6 +14,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from gthread.weights_source import read_manifest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("GREENTHREAD_CACHE") or Path.home() / ".cache" / "greenthread")
@@ -218,6 +221,7 @@ class Staging:
         self._released = threading.Event()
         with (self.folder / "weights").open("wb") as weights:
             weights.truncate(self._size)
+        (self.folder / "form.sha256").write_text(hashlib.sha256(read_manifest(form).chunk_hashes).hexdigest())
         self._say(0, 0)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 from collections.abc import Callable, Iterator
@@ -25,10 +26,27 @@ class Staged:
     def __init__(self, folder: Path, manifest: Manifest, progress: Progress | None = None) -> None:
         self._progress = progress or Progress(folder)
         self._mapping = _map_whole(folder / "weights", manifest.bytes)
+        self._folder, self._form, self._checked = folder, _form_hash(manifest), False
 
     def read(self, tensor: Tensor) -> memoryview:
         self._progress.wait_for(tensor.offset + tensor.bytes)
+        if not self._checked:
+            self._check()
         return memoryview(self._mapping)[tensor.offset : tensor.offset + tensor.bytes]
+
+    def _check(self) -> None:
+        """Noted before the first byte. A commit that a later release converted again may lie otherwise, in as many bytes."""
+        try:
+            found = (self._folder / "form.sha256").read_text("latin-1")
+        except OSError as error:
+            raise StagingFailed(f"{self._folder}/form.sha256 cannot be read: {error.strerror}") from error
+        if found != self._form:
+            raise StagingFailed(f"{self._folder} is of another form than the manifest")
+        self._checked = True
+
+
+def _form_hash(manifest: Manifest) -> str:
+    return hashlib.sha256(manifest.chunk_hashes).hexdigest()
 
 
 class OnDisk:

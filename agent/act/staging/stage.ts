@@ -2,7 +2,17 @@
  * One staging: the file `weights` of a gthread form into its folder of the pool, from the front, around the page cache, from
  * where an earlier one stopped. `progress` tells the loader how far it is.
  */
-import { close as closeFile, closeSync, constants, openSync, readSync, writeSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import {
+  close as closeFile,
+  closeSync,
+  constants,
+  openSync,
+  readFileSync,
+  readSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { type WeightsHead, weightsFiles } from '#proto/weights.ts';
@@ -45,11 +55,30 @@ export interface StagingParts {
 const refusals = ['EINVAL', 'ENOTSUP', 'EOPNOTSUPP'];
 const codeOf = (error: unknown): string => (error as NodeJS.ErrnoException).code ?? '';
 
+/** In the staged folder: sha256 of the manifest's chunk hashes, hex (docs/weights.md). */
+export const formHashFile = 'form.sha256';
+
 /** Bytes that are there and checked, by the file `progress`. */
 function filledBytes(progress: number): number {
   const words = new BigUint64Array(progressBytes / 8);
   const bytes = readSync(progress, words, 0, progressBytes, 0);
   return bytes === progressBytes ? Number(words[progressWords.filled]) : 0;
+}
+
+/**
+ * Of which form these bytes are: loaders compare it with the manifest that they read by. The same commit, converted again by
+ * a later release, may lie otherwise, and neither length nor name would tell.
+ */
+const formHash = ({ chunkHashes }: WeightsHead): string =>
+  createHash('sha256').update(chunkHashes).digest('hex');
+
+/** Notes it before the first byte. @throws Error when there are bytes of another form */
+function noteForm(folder: string, manifest: WeightsHead, filled: number): void {
+  const path = join(folder, formHashFile);
+  const hash = formHash(manifest);
+  if (filled === 0) writeFileSync(path, hash, { mode: 0o644 });
+  else if (readFileSync(path, 'latin1') !== hash)
+    throw new Error('the form on disk is another one than what was staged of it: it is staged anew');
 }
 
 function tell(progress: number, state: keyof typeof progressStates): void {
@@ -145,7 +174,9 @@ export function startStaging(parts: StagingParts): StagingRun {
   let shared: SharedArrayBuffer | undefined;
 
   async function stage(files: ReturnType<typeof openAll>): Promise<StagingOutcome> {
-    const first = Math.min(Math.floor(filledBytes(files.progress) / chunkBytes), chunks);
+    const before = filledBytes(files.progress);
+    noteForm(stagedFolder, manifest, before);
+    const first = Math.min(Math.floor(before / chunkBytes), chunks);
     shared = newShare(chunks, first);
     const share = shareOf(shared);
     if (stopped) share.counters[counter.stop] = 1;
@@ -189,7 +220,8 @@ export function startStaging(parts: StagingParts): StagingRun {
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error);
       await abandonStaged(stagedFolder);
-      return failure({ kind: 'read', chunk: -1, code: codeOf(error), message }, formFolder, chunkBytes);
+      const kind = codeOf(error) === 'ENOSPC' ? 'room' : 'read';
+      return failure({ kind, chunk: -1, code: codeOf(error), message }, formFolder, chunkBytes);
     } finally {
       await files?.close();
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import os
 import threading
 from pathlib import Path
@@ -19,6 +20,7 @@ MANIFEST = Manifest("org/name", "c", b"", PAGE_BYTES, PAGE_BYTES, TENSORS)
 def form_of(folder: Path, fill: int) -> Path:
     folder.mkdir()
     (folder / "weights").write_bytes(bytes([fill]) * PAGE_BYTES)
+    (folder / "form.sha256").write_text(hashlib.sha256(MANIFEST.chunk_hashes).hexdigest())
     return folder
 
 
@@ -104,6 +106,17 @@ def read_all(form: Path, staged: Path | None) -> tuple[list[bytes], list[str]]:
 def test_the_pool_is_read_first(form: Path, staged: Path) -> None:
     say(staged, PAGE_BYTES, 1)
     assert read_all(form, staged) == ([b"\2", b"", b"\2"], [f"weights from {staged}"])
+
+
+@pytest.mark.parametrize("other", [None, "", "0" * 64])
+def test_bytes_of_another_form_are_not_taken(form: Path, staged: Path, other: str | None) -> None:
+    say(staged, PAGE_BYTES, 1)
+    (staged / "form.sha256").unlink()
+    if other is not None:
+        (staged / "form.sha256").write_text(other)
+    heads, said = read_all(form, staged)
+    assert heads == [b"\1", b"", b"\1"]
+    assert "form" in said[1]
 
 
 def mapped(path: Path) -> bool:

@@ -1,5 +1,6 @@
 /** Stagings of real files, by real reader threads. */
 import { execFileSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
@@ -26,6 +27,9 @@ function place(pages = 5, formsIn?: string) {
 const begin = ({ form, folder }: ReturnType<typeof place>, by: Readers = readers) =>
   startStaging({ formFolder: form.folder, stagedFolder: folder, manifest: form.manifest, readers: by });
 
+const formHash = ({ manifest }: FormOnDisk): string =>
+  createHash('sha256').update(manifest.chunkHashes).digest('hex');
+
 const progress = (folder: string): [number, number] => {
   const words = readFileSync(join(folder, 'progress'));
   return [Number(words.readBigUInt64LE(0)), Number(words.readBigUInt64LE(8))];
@@ -50,11 +54,32 @@ describe('a staging', () => {
     const words = Buffer.alloc(16);
     words.writeBigUInt64LE(BigInt(2 * largePageBytes));
     writeFileSync(join(at.folder, 'progress'), words);
+    writeFileSync(join(at.folder, 'form.sha256'), formHash(at.form));
     expect(await begin(at).ended).toMatchObject({ type: 'whole', readBytes: 3 * largePageBytes });
     // What an earlier agent had read is not touched.
     const staged = readFileSync(join(at.folder, 'weights'));
     expect(staged.subarray(0, 2 * largePageBytes).every((byte) => byte === 0)).toBe(true);
     expect(staged.subarray(2 * largePageBytes).equals(at.form.bytes.subarray(2 * largePageBytes))).toBe(true);
+  });
+
+  it('does not go on with bytes of another form of the same commit and length', async () => {
+    const at = place();
+    const words = Buffer.alloc(16);
+    words.writeBigUInt64LE(BigInt(2 * largePageBytes));
+    writeFileSync(join(at.folder, 'progress'), words);
+    writeFileSync(join(at.folder, 'form.sha256'), 'a'.repeat(64));
+    expect(await begin(at).ended).toMatchObject({
+      type: 'failed',
+      message: expect.stringContaining('another one'),
+    });
+    expect(progress(at.folder)[1]).toBe(2);
+    expect(existsSync(join(at.folder, 'weights'))).toBe(false);
+  });
+
+  it('tells loaders of which form its bytes are', async () => {
+    const at = place();
+    await begin(at).ended;
+    expect(readFileSync(join(at.folder, 'form.sha256'), 'utf8')).toBe(formHash(at.form));
   });
 
   it('stops where it is told to, with a watermark that is true, and goes on to the end', async () => {
