@@ -123,12 +123,13 @@ describe('an occupant', () => {
       replica('b', { uuids: both }),
       replica('a', { uuids: both }),
       replica('c', { key: '' }),
+      replica('0', { uuids: ['GPU-1'] }),
     ];
     const seen = occupants(stateOf([gpu(), gpu({ uuid: 'GPU-1' }), gpu({ uuid: 'GPU-2' })], replicas));
     const uids = [...seen].map(([uuid, list]) => [uuid, list.map(({ podUid }) => podUid)]);
     expect(uids).toEqual([
       ['GPU-0', ['a', 'b']],
-      ['GPU-1', ['a', 'b']],
+      ['GPU-1', ['0', 'a', 'b']],
       ['GPU-2', []],
     ]);
   });
@@ -147,5 +148,13 @@ describe('the ledger as it is shown', () => {
     const [view] = ledgerView(node.state);
     expect(view).toMatchObject({ capacityBytes: 48 * GiB, residueBytes: 0.5 * GiB, foreignBytes: 3 * GiB });
     expect(view!.reservedBytes + view!.residueBytes + view!.foreignBytes + view!.roomBytes).toBe(48 * GiB);
+  });
+});
+
+describe('the state that the agent begins with', () => {
+  it('knows when that was, and nobody', () => {
+    const state = arbiter.initial(7);
+    expect([state.startedAtMs, state.nowMs, state.replicas.size, state.gpus.size]).toEqual([7, 7, 0, 0]);
+    expect(arbiter.occupants(state, clock)).toEqual({});
   });
 });

@@ -261,6 +261,9 @@ describe('the wanted resources', () => {
     const [gpu] = desiredGpus(view(probe(reading('GPU-a', 0)), { occupants: { 'GPU-a': many } }));
     expect(gpu!.status.occupants).toHaveLength(512);
     expect(gpu!.status.occupants![0]!.podUid).toBe('uid-400');
+    const mixed = { 'GPU-a': ['b', 'd', 'a', 'c'].map(occupant) };
+    const [few] = desiredGpus(view(probe(reading('GPU-a', 0)), { occupants: mixed }));
+    expect(few!.status.occupants!.map(({ podUid }) => podUid)).toEqual(['a', 'b', 'c', 'd']);
   });
 });
 

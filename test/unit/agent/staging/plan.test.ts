@@ -188,6 +188,10 @@ describe('the ledger of host memory', () => {
     const pool = { staged: [staged(9, { bytes: 20 * GiB, filledBytes: 20 * GiB })] };
     const plan = planStaging(facts({ pods, pool, boundBytes: 45 * GiB }));
     expect(plan).toMatchObject({ stage: { key: key(1) }, prepare: [{ key: key(2) }], refused: [] });
+    const third = [...pods, pod(3, { phase: 'boots' })];
+    expect(planStaging(facts({ pods: third, pool, boundBytes: 55 * GiB })).prepare).toMatchObject([
+      { key: key(2) },
+    ]);
     // Its room is not free yet: its loader goes on to the disk.
     const short = planStaging(facts({ pods, pool, boundBytes: 50 * GiB }));
     expect(short).toMatchObject({ stage: { key: key(1) }, evict: [], prepare: [] });
