@@ -111,12 +111,21 @@ def test_resume_while_asleep_is_refused_and_poisons_nothing(engine: Engine, answ
     assert [engine.complete(prompt) for prompt in PROMPTS] == answers
 
 
-@pytest.mark.parametrize("method", ["sleep", "wake_up", "discard", "reload_weights"])
+@pytest.mark.parametrize("method", ["sleep", "wake_up", "discard", "start_weight_update"])
 def test_a_workers_method_that_is_the_engines_own_is_refused(engine: Engine, answers: list[list[int]], method: str) -> None:
     status, answer = engine.rpc(method)
     assert status == 500
     assert f"{method} refused" in str(answer)
     assert engine.complete(PROMPTS[0]) == answers[0]
+
+
+def test_a_wake_as_from_stock_level_2_has_the_same_weights(engine: Engine, answers: list[list[int]]) -> None:
+    engine.sleep(2)
+    assert engine.rpc("reload_weights")[0] == 500
+    assert engine.call("POST", "/wake_up?tags=weights")[0] == 200
+    assert engine.rpc("reload_weights")[0] == 200
+    assert engine.call("POST", "/wake_up?tags=kv_cache")[0] == 200
+    assert [engine.complete(prompt) for prompt in PROMPTS] == answers
 
 
 @pytest.mark.parametrize("method", ["compute_weight_checksums", "execute_dummy_batch"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm.device_allocator.sleep_mode_backend import SleepModeBackend
@@ -120,6 +121,11 @@ class GThreadBackend(SleepModeBackend):
         if self._cycle is not None:
             self._cycle.require_awake(what)
 
+    def require_weights(self, what: str) -> None:
+        """The KV cache may still be away. @raises sleep_cycle.Asleep"""
+        if self._cycle is not None:
+            self._cycle.require_awake(what, ("weights",))
+
     def _note(self, what: str, tags: frozenset[str], started: Started) -> None:
         seconds, cpu_seconds = time.perf_counter() - started.wall, time.thread_time() - started.cpu
         weights = self._memory.freed_bytes if self._memory is not None and "weights" in tags else 0
@@ -153,25 +159,14 @@ class GThreadBackend(SleepModeBackend):
 def _find_or_write(
     shared: Any, own: Any, layout: Layout, given: dict[str, object], storages: list[tensors.Storage], runtime: Any
 ) -> image_file.Image:
-    """An image that does not have its hash is passed over, and written anew in our own folder."""
     name = image_key.image_name(image_key.key_of(given), layout.fingerprint_text())
-    for folder in (shared, own):
-        path = image_file.find_image([folder], name)
-        if path is None:
-            continue
-        try:
-            return image_file.open_image(path)
-        except (OSError, ValueError) as error:
-            logger.error("gthread: %s is not used: %s", path, error)
-            if folder is own:
-                path.unlink(missing_ok=True)
-    started = time.perf_counter()
-    read = cpu_memory.read_storage(storages) if runtime is None else cuda_memory.read_storage(runtime, storages)
-    try:
-        path = image_file.write_image(own, name, layout, given, read)
-    except PermissionError as error:
-        logger.error("gthread: %s: the image is this engine's alone, in %s", error, own_folder())
-        path = image_file.write_image(own_folder(), name, layout, given, read)
-    seconds = time.perf_counter() - started
-    logger.info("gthread: image %s, %d bytes, written in %.3f s", path, layout.data_bytes, seconds)
-    return image_file.open_image(path, verify=False)
+
+    def write(folder: Path) -> Path:
+        started = time.perf_counter()
+        read = cpu_memory.read_storage(storages) if runtime is None else cuda_memory.read_storage(runtime, storages)
+        path = image_file.write_image(folder, name, layout, given, read)
+        seconds = time.perf_counter() - started
+        logger.info("gthread: image %s, %d bytes, written in %.3f s", path, layout.data_bytes, seconds)
+        return path
+
+    return image_file.open_or_write(shared, [own, own_folder()], name, write, lambda text: logger.error("gthread: %s", text))

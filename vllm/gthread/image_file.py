@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -146,8 +146,41 @@ def write_image(folder: Path, name: str, layout: Layout, facts: dict[str, object
             os.link(partial, folder / name)
     finally:
         os.close(descriptor)
-        partial.unlink(missing_ok=True)
+        # The agent may have linked the image already, and made it root's: then this second name stays, and costs nothing.
+        with contextlib.suppress(OSError):
+            partial.unlink()
     return folder / name
+
+
+def open_or_write(
+    shared: Path | None, writable: Sequence[Path], name: str, write: Callable[[Path], Path], say: Callable[[str], None]
+) -> Image:
+    """The first image that has its hashes; one that has not is passed over, and a new one written where its name is free.
+
+    In a pod's own folder a damaged one may be root's by now, as the agent had linked it: it can neither be removed nor replaced.
+    @param writable the pod's own folder, then one for this engine alone
+    @raises OSError, ValueError
+    """
+    for folder in (shared, *writable):
+        path = find_image([folder], name)
+        if path is None:
+            continue
+        try:
+            return open_image(path)
+        except (OSError, ValueError) as error:
+            say(f"{path} is not used: {error}")
+        if folder in writable:
+            with contextlib.suppress(OSError):
+                path.unlink()
+    for folder in writable[:-1]:
+        if find_image([folder], name) is not None:
+            continue
+        try:
+            return open_image(write(folder), verify=False)
+        except PermissionError as error:
+            say(f"{error}: the image is this engine's alone, in {writable[-1]}")
+    is_taken = find_image(writable[-1:], name) is not None
+    return open_image(write(writable[-1]), verify=is_taken)
 
 
 def _write(descriptor: int, data: memoryview, at: int) -> None:

@@ -96,12 +96,13 @@ class SleepCycle:
                 self._moving = False
             return wanted
 
-    def require_awake(self, what: str) -> None:
-        """@raises Asleep unless every byte is in memory"""
+    def require_awake(self, what: str, tags: Iterable[str] = TAGS) -> None:
+        """@raises Asleep unless every byte of these is in memory, and while anything moves"""
         if self._broken is not None:
             raise Asleep(f"{what} refused: {self._broken}")
-        if self._moving or self._asleep:
-            state = "falls asleep or wakes" if self._moving else f"sleeps ({', '.join(sorted(self._asleep))})"
+        away = self._asleep & self._known(tags)
+        if self._moving or away:
+            state = "falls asleep or wakes" if self._moving else f"sleeps ({', '.join(sorted(away))})"
             raise Asleep(f"{what} refused: this worker {state}; POST /wake_up first")
 
     def _require_whole(self) -> None:

@@ -32,7 +32,6 @@ NEEDS_MEMORY = (
 )
 # What changes weights: the image, shared by all replicas, would no longer be what was in memory.
 CHANGES_WEIGHTS = (
-    "reload_weights",
     "reset_weights",
     "start_weight_update",
     "start_draft_weight_update",
@@ -43,6 +42,10 @@ CHANGES_WEIGHTS = (
 
 class WeightsAreShared(RuntimeError):
     """Refused: this engine's weights are an image that other engines use."""
+
+
+def refusal(name: str) -> str:
+    return f"{name} refused: other engines use these weights' image; start an engine with the new ones"
 
 
 class GThreadWorker(StockWorker):
@@ -91,6 +94,16 @@ class GThreadWorker(StockWorker):
             return super().discard(tags)
         backend.discard(tags)
 
+    def reload_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Without arguments, as after a wake from level 2: the image has brought back what the checkpoint would.
+        @raises WeightsAreShared for weights of another place, Asleep before the weights are back"""
+        backend = self._gthread
+        if backend is None:
+            return super().reload_weights(*args, **kwargs)
+        if args or kwargs:
+            raise WeightsAreShared(refusal("reload_weights"))
+        backend.require_weights("reload_weights")
+
     def _communicators(self, action: str) -> None:
         if self.model_config.enable_nccl_comm_suspend and not current_platform.is_cpu():
             import vllm.v1.worker.gpu_worker as stock
@@ -125,7 +138,7 @@ def _refused(name: str, stock: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(stock)
     def refused(self: GThreadWorker, *args: Any, **kwargs: Any) -> Any:
         if self._gthread is not None:
-            raise WeightsAreShared(f"{name} refused: other engines use these weights' image; start an engine with the new ones")
+            raise WeightsAreShared(refusal(name))
         return stock(self, *args, **kwargs)
 
     return refused

@@ -67,6 +67,7 @@ describe('an engine', () => {
     expect(sent).toHaveBeenCalledOnce();
     expect(calls).toEqual([
       'GET /is_sleeping',
+      'GET /is_sleeping',
       'POST /sleep?level=1&mode=keep',
       'GET /is_sleeping',
       'POST /wake_up',
@@ -79,7 +80,7 @@ describe('an engine', () => {
     const { engine, calls } = await serve();
     await engine.sleep(2);
     expect((await engine.wake(null, () => undefined)).ok).toBe(true);
-    expect(calls.slice(1)).toEqual([
+    expect(calls.slice(2)).toEqual([
       'POST /wake_up?tags=weights',
       'POST /collective_rpc',
       'POST /wake_up?tags=kv_cache',
@@ -92,7 +93,7 @@ describe('an engine', () => {
     const { engine, calls, path } = await serve();
     await engine.sleep(2);
     expect((await engineOn(path).wake(null, () => undefined)).ok).toBe(true);
-    expect(calls.slice(1, 4)).toEqual(['GET /metrics', 'POST /wake_up?tags=weights', 'POST /collective_rpc']);
+    expect(calls.slice(2, 5)).toEqual(['GET /metrics', 'POST /wake_up?tags=weights', 'POST /collective_rpc']);
   });
 
   it.each([
@@ -116,6 +117,15 @@ describe('an engine', () => {
     expect((await engineOn(path).wake(null, () => undefined)).ok).toBe(true);
     expect(calls.includes('POST /collective_rpc')).toBe(reloads);
     expect(calls.includes('POST /wake_up')).toBe(!reloads);
+  });
+
+  it('that sleeps is not sent a second sleep: its gauge would then say the level of that one', async () => {
+    const { engine, calls } = await serve();
+    await engine.sleep(2);
+    expect(await engine.sleep(1)).toMatchObject({ ok: true });
+    expect(calls.filter((call) => call.startsWith('POST /sleep'))).toEqual(['POST /sleep?level=2&mode=keep']);
+    await engine.wake(null, () => undefined);
+    expect(calls).toContain('POST /collective_rpc');
   });
 
   it('that never answered a sleep that drops weights gets them read', async () => {
@@ -159,7 +169,7 @@ describe('an engine', () => {
     expect((await engine.sleep(1)).ok).toBe(true);
     drops = 2;
     expect(await engine.sleep(1)).toMatchObject({ ok: false, message: /closed the connection/ });
-    expect(calls).toHaveLength(4);
+    expect(calls.filter((call) => call.startsWith('POST /sleep'))).toHaveLength(4);
   });
 
   it.each([
@@ -193,7 +203,7 @@ describe('an engine', () => {
   it('can be asked while a sleep hangs, and an end of the directory ends the wait', async () => {
     const { engine, calls } = await serve({ '/sleep': () => undefined });
     const sleeping = engine.sleep(1);
-    await until('the sleep', () => calls.length === 1);
+    await until('the sleep', () => calls.length === 2);
     expect(await engine.ask()).toBe('awake');
     engine.close();
     expect((await sleeping).ok).toBe(false);
