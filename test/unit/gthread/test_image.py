@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from gthread import image_file, memory
-from gthread.image_file import find_by_key, find_image, open_image, write_image
+from gthread.image_file import find_by_key, find_image, open_image, open_or_write, write_image
 from gthread.image_key import image_name, key_of, model_identity
 from gthread.image_layout import ImageError, Layout, TensorPlace, plan
 
@@ -178,3 +178,49 @@ def test_a_published_model_is_known_by_its_commit_and_another_by_its_files(tmp_p
     (tmp_path / "model.safetensors").write_bytes(b"1")
     assert model_identity(str(tmp_path), None) != before
     assert model_identity("org/name", "main") == ["org/name", "main"]
+
+
+def damage(path: Path) -> None:
+    start = open_image(path, verify=False).start
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(b"damage" * 1000)
+    image_file._verified.clear()
+
+
+def test_an_image_is_taken_where_it_is_sound_and_else_written_anew(tmp_path: Path) -> None:
+    own, spare, said = tmp_path / "own", tmp_path / "spare", []
+    image = open_or_write(None, [own, spare], "k-l.image", written, said.append)
+    assert (image.path.parent, said) == (own, [])
+    assert open_or_write(own, [spare], "k-l.image", written, said.append).path.parent == own
+    damage(own / "k-l.image")
+    assert open_or_write(None, [own, spare], "k-l.image", written, said.append).path.parent == own
+    assert "is not used" in said[0]
+    assert open_image(own / "k-l.image")
+
+
+def test_a_damaged_image_that_cannot_be_removed_is_never_taken_for_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, spare = tmp_path / "own", tmp_path / "spare"
+    damage(written(own))
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert open_or_write(own, [own, spare], "k-l.image", written, lambda _: None).path.parent == spare
+    damage(spare / "k-l.image")
+    os.unlink(spare / f"k-l.image.{os.getpid()}.partial")
+    with pytest.raises(ImageError):
+        open_or_write(own, [own, spare], "k-l.image", written, lambda _: None)
+
+
+def test_a_second_name_that_stays_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert open_image(written(tmp_path))
+    assert len({path.stat().st_ino for path in tmp_path.iterdir()}) == 1
