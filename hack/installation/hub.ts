@@ -11,14 +11,20 @@ import type { Cluster } from './cluster.ts';
 /** Port of the hub at node 1's address. */
 const port = 8070;
 export const hubUrl = `http://${edgeAddress}:${port}`;
-/** The upstream models that demo and tests deploy; small files under the real names. */
-const models = [
+/** The upstream models that demo, tests and examples/ deploy; small files under the real names. */
+export const models = [
   'meta-llama/Llama-3.1-8B-Instruct',
   'openai/whisper-large-v3-turbo',
   'Qwen/Qwen2.5-0.5B-Instruct',
   'Qwen/Qwen2.5-1.5B-Instruct',
   'BAAI/bge-m3',
   'BAAI/bge-reranker-v2-m3',
+  'HuggingFaceTB/SmolLM3-3B',
+  'Qwen/Qwen3-0.6B',
+  'Qwen/Qwen3-4B',
+  'Qwen/Qwen3-8B',
+  'Qwen/Qwen3-14B',
+  'meta-llama/Llama-3.3-70B-Instruct',
 ];
 const startMsMax = 10_000;
 
