@@ -131,6 +131,11 @@ describe('the word of an engine about itself', () => {
       turnSinceMs: 5,
     },
     { why: 'after silence begins one', of: { readyAtMs: 9 }, turnSinceMs: now },
+    {
+      why: 'met for the first time, whatever failed before, begins one',
+      of: { readyAtMs: null, sleepFailures: 1 },
+      turnSinceMs: now,
+    },
   ])('awake $why', ({ of, turnSinceMs }) => {
     const { one } = say(
       { phase: 'checking', silences: 3, failure: { reason: 'x', message: 'x', retryAtMs: 1 }, ...of },
@@ -174,6 +179,10 @@ describe('the word of an engine about itself', () => {
       failures: 1,
       failureText: 'neither engine nor launcher answers',
     });
+  });
+
+  it('of one that serves leaves no question behind', () => {
+    expect(say({ askStale: true }, 'awake').one).toMatchObject({ asking: false, askStale: false });
   });
 
   it('is not heard of one that nobody asked', () => {

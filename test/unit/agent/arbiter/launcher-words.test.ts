@@ -46,6 +46,10 @@ describe('a launcher that holds an engine', () => {
     if (from === 'absent' && ready) expect(one.stoppedAtMs).toBe(now);
     if (from === 'restarting') expect(one.deadlineMs).toBe(now);
   });
+  it('of a boot that goes on makes what was measured before stale', () => {
+    const { one, step } = hold({ phase: 'absent' }, false);
+    expect([one.proven, one.changedAtMs, step.state.measureWantedMs]).toEqual([false, now, now]);
+  });
   it('names its GPUs, where nobody has', () => {
     expect(hold({}, true).one.uuids).toEqual(['GPU-0']);
     expect(hold({ uuids: ['GPU-1'] }, true).one.uuids).toEqual(['GPU-1']);

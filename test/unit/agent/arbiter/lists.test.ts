@@ -173,6 +173,7 @@ describe('a list of GPUs', () => {
       measuredAtMs: -1,
       wantedMs: now,
       foreignBytes: 0,
+      bindings: [],
     });
     const early = node([], []);
     hear(early, [fact]);
@@ -252,6 +253,8 @@ describe('a list of GPU resources', () => {
       ['GPU-1', true, 1],
       ['GPU-7', true, 0],
     ]);
+    // The driver has not listed it.
+    expect(state.gpus.get('GPU-7')).toMatchObject({ index: -1, totalBytes: 0, usable: false, listed: false });
     expect([state.resourcesListed, state.bindingsStale, step.changed]).toEqual([true, true, true]);
   });
   it.each<{

@@ -2,6 +2,7 @@
 
 import { describe, expect, it } from 'vitest';
 import { linkProtocol } from '#proto/link.ts';
+import { defaultSettings } from '#proto/settings.ts';
 import { onAttached, onDetached } from '../../../../agent/decide/arbiter/restart.ts';
 import type { Phase, Replica, Step } from '../../../../agent/decide/arbiter/state.ts';
 import { beginDrain } from '../../../../agent/decide/arbiter/transitions.ts';
@@ -45,6 +46,26 @@ describe('a sidecar', () => {
     });
     expect(attach({ listed: true }).one).toMatchObject({ key: 'default/m/0', uuids: ['GPU-0'] });
   });
+  it('keeps of an unlisted pod the GPUs and settings that are known, where it has none to say', () => {
+    const settings = { ...defaultSettings, fairness: { ...defaultSettings.fairness, priority: 3 } };
+    const { one } = attach({ listed: false, settings }, { settings: 'no' });
+    expect([one.uuids, one.settings]).toEqual([['GPU-0'], settings]);
+    const said = attach({ listed: false, settings }, { settings: '{"fairness":{"priority":7}}' });
+    expect(said.one.settings.fairness.priority).toBe(7);
+    expect(attach({ settings }, { settings: '{"fairness":{"priority":7}}' }).one.settings).toBe(settings);
+  });
+  it('says what it was told last and what its clients want, and lets that count at once', () => {
+    const { one, step } = attach({}, { demand: { ...quiet, queued: 2 } });
+    expect(one.told).toEqual({
+      state: 'SLEEPING',
+      bootReady: true,
+      reason: '',
+      message: '',
+      retryAtMs: null,
+    });
+    expect(one.demand.queued).toBe(2);
+    expect([step.state.bindingsStale, step.changed]).toEqual([true, true]);
+  });
   it('goes on above the highest epoch, ready if either says so', () => {
     expect(attach({ epoch: 4 }).one.epoch).toBe(9);
     expect(attach({ epoch: 12 }).one.epoch).toBe(12);
@@ -66,6 +87,11 @@ describe('a sidecar', () => {
     },
     { why: 'of one whose launcher said that none runs', of: { phase: 'absent' }, phase: 'absent' },
     { why: 'of one that serves', of: {}, phase: 'serving' },
+    {
+      why: 'of a sleeper whose launcher is silent',
+      of: { phase: 'asleep', launcher: 'never' },
+      phase: 'asleep',
+    },
   ])('$why: $phase', ({ of, bootReady = true, phase }) => {
     expect(attach(of, { bootReady }).one.phase).toBe(phase);
   });
@@ -73,6 +99,7 @@ describe('a sidecar', () => {
     { of: { phase: 'checking' }, phase: 'checking', wakeLeft: true },
     { of: { phase: 'absent', launcher: 'never' }, phase: 'checking', wakeLeft: true },
     { of: { phase: 'freeing', found: true }, phase: 'waking', wakeLeft: false },
+    { of: { phase: 'asleep', found: true }, phase: 'asleep', wakeLeft: false },
     { of: { phase: 'freeing', found: false }, phase: 'freeing', wakeLeft: false },
     { of: { phase: 'checking', wakeFailures: 1 }, phase: 'checking', wakeLeft: false },
     { of: { phase: 'asleep' }, phase: 'asleep', wakeLeft: false },
