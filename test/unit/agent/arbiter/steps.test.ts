@@ -10,6 +10,7 @@ import {
   initialState,
   isDue,
   memoryMoves,
+  newReplica,
   type Phase,
   smooth,
 } from '../../../../agent/decide/arbiter/state.ts';
@@ -55,7 +56,7 @@ describe('a step', () => {
       expect(types(state, { type, podUid: 'x' })).toEqual([]);
     expect(state.replicas.size).toBe(0);
     types(state, { type: 'launcher-ending', podUid: 'x' });
-    expect(state.replicas.get('x')?.ending).not.toBeNull();
+    expect(state.replicas.get('x')!.ending).toMatchObject({ drained: false, released: false });
   });
 
   it('keeps one timer, for the first moment at which time alone changes something', () => {
@@ -137,6 +138,30 @@ describe('a moment', () => {
       false,
       now + 5,
     ]);
+  });
+});
+
+describe('a replica of which nothing is known', () => {
+  it('has no name, no GPUs, no engine, and was told nothing', () => {
+    expect(newReplica('uid', 7, 3)).toMatchObject({
+      podUid: 'uid',
+      order: 3,
+      seenAtMs: 7,
+      pod: '',
+      namespace: '',
+      model: '',
+      key: '',
+      uuids: [],
+      reservedBytes: [],
+      askedUuids: [],
+      bytes: [],
+      failureText: '',
+      failureLine: '',
+      told: { state: 'STATE_UNKNOWN', bootReady: false, reason: '', message: '', retryAtMs: null },
+      mustTell: false,
+      phase: 'absent',
+      launcher: 'never',
+    });
   });
 });
 
