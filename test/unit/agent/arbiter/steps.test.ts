@@ -56,7 +56,7 @@ describe('a step', () => {
       expect(types(state, { type, podUid: 'x' })).toEqual([]);
     expect(state.replicas.size).toBe(0);
     types(state, { type: 'launcher-ending', podUid: 'x' });
-    expect(state.replicas.get('x')!.ending).toMatchObject({ drained: false, released: false });
+    expect(state.replicas.get('x')!.ending).toMatchObject({ sinceMs: now, drained: false });
   });
 
   it('keeps one timer, for the first moment at which time alone changes something', () => {
