@@ -9,7 +9,7 @@ export default class Retried {
     const { state, errors } = test.result();
     if (state !== 'passed' || !errors?.length) return;
     console.error(`\nRETRIED: ${test.fullName}`);
-    for (const { message, stack } of errors)
-      console.error(`${message}\n${stack ?? ''}`.slice(0, errorCharactersMax));
+    for (const { message, stack, diff } of errors)
+      console.error(`${message}\n${diff ?? ''}\n${stack ?? ''}`.slice(0, errorCharactersMax));
   }
 }

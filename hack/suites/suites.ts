@@ -84,7 +84,7 @@ export const suites: Record<string, Suite> = {
     run: () => vitest('contract', ['--config', 'test/contract/vitest.config.ts']),
   },
   node: {
-    what: 'each program as a process, then agent, launchers, sidecars and engines as one node without Kubernetes',
+    what: 'each program as a process, work on a disk, then agent, launchers, sidecars and engines as one node without Kubernetes',
     gate: true,
     run: async () =>
       sum(
