@@ -7,6 +7,8 @@ export default defineConfig({
     pool: 'threads',
     // One set of modules for all files of a worker: loading them anew for each takes more time than the tests.
     isolate: false,
+    // Some tests wait: one more than two cores keep busy.
+    maxWorkers: 3,
     testTimeout: 10_000,
   },
 });
