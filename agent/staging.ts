@@ -4,6 +4,7 @@
  */
 import type { Registry } from 'prom-client';
 import { errorText, type Log } from '#platform/log.ts';
+import { formatGiB } from '#platform/quantity.ts';
 import type { ArbiterEffect, ArbiterEvent } from './decide/arbiter/words.ts';
 import type { Untimed } from './decide/launcher-line.ts';
 import type { PodObject } from './decide/resource-facts.ts';
@@ -57,18 +58,16 @@ export interface Staging {
   close(): Promise<void>;
 }
 
-const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(2)} GiB`;
-
 /** What ended, for people. */
 function sentence({ what, outcome, tookMs }: Ended): string {
   const seconds = (tookMs / 1000).toFixed(1);
   switch (outcome.type) {
     case 'whole': {
       const cached = outcome.cached ? `; through the page cache: ${outcome.cached}` : '';
-      return `${what.weights} is in host memory: ${gib(outcome.readBytes)} of ${gib(outcome.bytes)} read in ${seconds} s${cached}`;
+      return `${what.weights} is in host memory: ${formatGiB(outcome.readBytes, 2)} of ${formatGiB(outcome.bytes, 2)} read in ${seconds} s${cached}`;
     }
     case 'stopped':
-      return `the staging of ${what.weights} stops at ${gib(outcome.filledBytes)} of ${gib(what.bytes)}: others come first, or nobody waits for it; it can go on from there`;
+      return `the staging of ${what.weights} stops at ${formatGiB(outcome.filledBytes, 2)} of ${formatGiB(what.bytes, 2)}: others come first, or nobody waits for it; it can go on from there`;
     case 'failed':
       return `${what.weights} is not staged: ${outcome.message}`;
   }

@@ -32,5 +32,5 @@ export function parseBytes(value: string | number): number {
   return bytes;
 }
 
-/** Bytes for people: `42.2 GiB`. */
-export const formatGiB = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
+/** Bytes for people: `42.2 GiB`, with so many digits behind the point. */
+export const formatGiB = (bytes: number, digits = 1): string => `${(bytes / 2 ** 30).toFixed(digits)} GiB`;

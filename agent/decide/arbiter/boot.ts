@@ -1,5 +1,6 @@
 /** Boots: what the launcher says, when a grant may be given, and how an engine's end is counted. */
-import { explain, gibibytes, onGpus, seconds } from './explain.ts';
+import { formatGiB } from '#platform/quantity.ts';
+import { explain, onGpus, seconds } from './explain.ts';
 import { bootNeedBytes } from './ledger.ts';
 import {
   apiGraceMs,
@@ -110,7 +111,7 @@ export function startBoot(step: Step, replica: Replica, gpus: Gpu[]): void {
     step,
     replica,
     'Boot',
-    `${replica.model} boots on ${onGpus(gpus)} with ${gibibytes(bytes)} each: waited ${waited}`,
+    `${replica.model} boots on ${onGpus(gpus)} with ${formatGiB(bytes)} each: waited ${waited}`,
   );
 }
 

@@ -2,7 +2,6 @@
 import type { Gpu, Replica, Step } from './state.ts';
 
 export const seconds = (ms: number): string => `${(Math.max(0, ms) / 1000).toFixed(ms < 10_000 ? 1 : 0)} s`;
-export const gibibytes = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
 export const onGpus = (gpus: Gpu[]): string =>
   `GPU ${gpus
     .map((gpu) => gpu.index)

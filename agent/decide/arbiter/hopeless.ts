@@ -1,6 +1,7 @@
 /** Needs that cannot be met as things are: said at once, with figures, instead of a wait without end. */
+import { formatGiB } from '#platform/quantity.ts';
 import { hasClients } from './demand.ts';
-import { explain, gibibytes, onGpus } from './explain.ts';
+import { explain, onGpus } from './explain.ts';
 import { attainableBytes, awakeClaimBytes, bootNeedBytes, type Room } from './ledger.ts';
 import { failedRetryMs, strangerMs } from './limits.ts';
 import { type Gpu, isDue, type Replica, type Step } from './state.ts';
@@ -15,7 +16,7 @@ interface Never {
 }
 
 const needs = (replica: Replica, bytes: number, gpu: Gpu): string =>
-  `${replica.model} needs ${gibibytes(bytes)} on ${onGpus([gpu])}`;
+  `${replica.model} needs ${formatGiB(bytes)} on ${onGpus([gpu])}`;
 
 function neverFits(step: Step, replica: Replica, rooms: Room[]): Never | null {
   for (const room of rooms) {
@@ -23,12 +24,12 @@ function neverFits(step: Step, replica: Replica, rooms: Room[]): Never | null {
     const { gpu } = room;
     const most = attainableBytes(replica, room, false);
     if (need > most) {
-      const message = `${needs(replica, need, gpu)}; at most ${gibibytes(Math.max(0, most))} can be free there beside pinned models and what sleepers keep: lower gpuMemoryUtilization or vramPerGPU`;
+      const message = `${needs(replica, need, gpu)}; at most ${formatGiB(Math.max(0, most))} can be free there beside pinned models and what sleepers keep: lower gpuMemoryUtilization or vramPerGPU`;
       return { reason: 'NeverFits', message };
     }
     if (need <= attainableBytes(replica, room, true)) continue;
     if (!isDue(step, gpu.foreignSinceMs + strangerMs)) continue;
-    const message = `${needs(replica, need, gpu)}; processes of no model hold ${gibibytes(gpu.foreignBytes)} there: end them`;
+    const message = `${needs(replica, need, gpu)}; processes of no model hold ${formatGiB(gpu.foreignBytes)} there: end them`;
     return { reason: 'StrangerHoldsMemory', message };
   }
   return null;

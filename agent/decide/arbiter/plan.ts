@@ -1,6 +1,7 @@
 /** Goes through the waiters in order and starts what has room; where there is none, decides who makes it. */
+import { formatGiB } from '#platform/quantity.ts';
 import { bootObstacle, isMeasuredFree, startBoot } from './boot.ts';
-import { explain, gibibytes, onGpus, seconds } from './explain.ts';
+import { explain, onGpus, seconds } from './explain.ts';
 import { barelyBytes, isFoundHopeless, isHopeless } from './hopeless.ts';
 import {
   awakeNeedBytes,
@@ -104,7 +105,7 @@ function sayVictim(
   const act = waiter.replica.phase === 'asking' ? 'waited to boot for' : 'waited';
   const choice = candidates === 1 ? 'the only one that may go' : `cheapest of ${candidates}`;
   const where = onGpus(rooms.map((room) => room.gpu));
-  const message = `${victim.replica.model} sleeps: ${waiter.replica.model} ${act} ${seconds(step.now - waiter.sinceMs)} for ${gibibytes(need)} on ${where}; ${why}, ${choice}`;
+  const message = `${victim.replica.model} sleeps: ${waiter.replica.model} ${act} ${seconds(step.now - waiter.sinceMs)} for ${formatGiB(need)} on ${where}; ${why}, ${choice}`;
   explain(step, victim.replica, 'Preempted', message);
 }
 

@@ -1,6 +1,7 @@
 /** Sleeps: who sleeps for idleness, when a drained one is sent to sleep, and when its memory counts as free. */
+import { formatGiB } from '#platform/quantity.ts';
 import { idleSinceMs, isBusy, isIdle } from './demand.ts';
-import { explain, gibibytes, seconds } from './explain.ts';
+import { explain, seconds } from './explain.ts';
 import { isSleepDue } from './ledger.ts';
 import {
   averageWeight,
@@ -178,7 +179,7 @@ function atRest(step: Step, replica: Replica, keptBytes: number): void {
   replica.roomMade = false;
   replica.bootReady = true;
   if (keptBytes > limit) {
-    const kept = `it keeps ${gibibytes(keptBytes)} while asleep, more than ${gibibytes(limit)}`;
+    const kept = `it keeps ${formatGiB(keptBytes)} while asleep, more than ${formatGiB(limit)}`;
     replica.mustRestart = { reason: 'ResidueKept', message: kept };
     return;
   }

@@ -127,7 +127,8 @@ function consider(facts: StagingFacts, wishes: readonly Wish[], wish: Wish, room
   const lacking = form.bytes - (entry?.filledBytes ?? 0) + imageToCome(wish, form.bytes);
   const take = { what: { weights, key, bytes: form.bytes, podUids }, lacking };
   if (lacking <= room.freeBytes) return { ...step, take };
-  const candidates = victims(facts, wishes, wish.rank).filter(({ eviction }) => !isItself(eviction, wish));
+  // Never its own entry: what is wished as urgently stays.
+  const candidates = victims(facts, wishes, wish.rank);
   const chosen = cheapest(candidates, lacking - room.freeBytes);
   if (chosen) return { ...step, take, evict: chosen.map(({ eviction }) => eviction) };
   return { ...step, refused: noRoom(wish, lacking, room) };
@@ -135,9 +136,6 @@ function consider(facts: StagingFacts, wishes: readonly Wish[], wish: Wish, room
 
 /** Of an engine that is to boot yet: what is begun now is not to make way for it then. Those that boot are in the ledger. */
 const imageToCome = ({ rank }: Wish, bytes: number): number => (rank === 1 || rank === 3 ? bytes : 0);
-
-const isItself = (eviction: Eviction, wish: Wish): boolean =>
-  eviction.kind === 'staged' && eviction.key === wish.key;
 
 /** Keys that pods of this node use now: their time of use is now. */
 export function inUse(facts: StagingFacts): { keys: Set<string>; engineHashes: Set<string> } {

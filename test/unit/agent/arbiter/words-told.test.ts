@@ -1,6 +1,7 @@
 /** What sidecars and launchers are told, phase by phase; sentences and their figures. */
 import { describe, expect, it } from 'vitest';
-import { explain, gibibytes, onGpus, seconds } from '../../../../agent/decide/arbiter/explain.ts';
+import { formatGiB } from '#platform/quantity.ts';
+import { explain, onGpus, seconds } from '../../../../agent/decide/arbiter/explain.ts';
 import type { Replica, Step } from '../../../../agent/decide/arbiter/state.ts';
 import { tellAll } from '../../../../agent/decide/arbiter/tell.ts';
 import type { ArbiterEffect } from '../../../../agent/decide/arbiter/words.ts';
@@ -32,7 +33,7 @@ describe('figures in sentences', () => {
   });
 
   it('are GiB with one place, and GPUs in order', () => {
-    expect(gibibytes(1.25 * GiB)).toBe('1.3 GiB');
+    expect(formatGiB(1.25 * GiB)).toBe('1.3 GiB');
     expect(onGpus([gpu({ index: 10 }), gpu({ index: 2 }), gpu({ index: 1 })])).toBe('GPU 1, 2, 10');
   });
 

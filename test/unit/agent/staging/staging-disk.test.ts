@@ -64,8 +64,12 @@ function node(poolBytes: number | null = null) {
     const path = join(poolDir, 'staged', key(n), 'progress');
     return existsSync(path) ? Number(readFileSync(path).readBigUInt64LE(8)) : null;
   };
+  const filled = (n: number): number => {
+    const path = join(poolDir, 'staged', key(n), 'progress');
+    return existsSync(path) ? Number(readFileSync(path).readBigUInt64LE(0)) : 0;
+  };
   const said = (reason: string) => told.find((each) => each.reason === reason);
-  return { root, poolDir, modelsDir, lines, told, said, alive, begin, progress };
+  return { root, poolDir, modelsDir, lines, told, said, alive, begin, progress, filled };
 }
 
 const asked = (n: number) => ({
@@ -102,7 +106,8 @@ describe('staging on a node', () => {
     const agent = at.begin();
     agent.list(object(1), object(2));
     agent.staging.heard(asked(1));
-    await until('a beginning', () => at.progress(1) !== null);
+    // By then the other form was looked at too: both are asked for at the same time, and this one's bytes come later.
+    await until('first bytes', () => at.filled(1) > 0);
     agent.staging.granted(podUid(2));
     expect(at.progress(2)).not.toBeNull();
     await until('both', () => at.progress(1) === 1 && at.progress(2) === 1);
