@@ -2,7 +2,7 @@
  * Runs nvidia-smi. It hangs on a sick board, now and then beyond the reach of SIGKILL (the driver holds it in the kernel),
  * so every call has a hard deadline after which it is killed and, if it does not even die, left behind.
  */
-import { type ExecFileException, execFile } from 'node:child_process';
+import { execa } from 'execa';
 
 /** Deadline of a full query, ms: on a big chassis whose GPUs nothing holds it takes up to 10 s. */
 export const queryTimeoutMs = 10_000;
@@ -46,52 +46,42 @@ export function createRunSmi(command = 'nvidia-smi', killSignal: 'SIGKILL' | 'SI
   return async (args, timeoutMs) => {
     const call = args.join(' ');
     if (undead.has(call) || undead.size >= undeadMax) return without('timed-out');
-    const { promise: ended, resolve: end } = Promise.withResolvers<SmiOutput>();
-    // Not execa: the call is made at each switch while somebody waits, and this takes half as long.
-    const child = execFile(
-      command,
-      args,
-      { maxBuffer: outputCharactersMax, env: { ...process.env, LC_ALL: 'C' } },
-      (error, stdout, stderr) => {
-        const how = late ? without('timed-out') : endOf(error);
-        end({ ...how, stdout: trimmed(stdout), stderr: trimmed(stderr) });
-      },
-    );
-    child.stdin?.end();
-    // Not execFile's own timeout: it calls a call whole that ended while a child of its own still holds its output.
-    let late = false;
-    const timeout = setTimeout(() => {
-      late = true;
-      child.kill(killSignal);
-    }, timeoutMs);
+    const child = execa(command, args, {
+      timeout: timeoutMs,
+      killSignal,
+      forceKillAfterDelay: false,
+      maxBuffer: outputCharactersMax,
+      reject: false,
+      stdin: 'ignore',
+      env: { LC_ALL: 'C' },
+    });
+    const ended = child.then((result): SmiOutput => {
+      const { stdout, stderr, exitCode = null } = result;
+      return { outcome: outcomeOf(result), exitCode, stdout, stderr };
+    });
     const given: PromiseWithResolvers<SmiOutput> = Promise.withResolvers();
     const deadline = setTimeout(() => {
       undead.add(call);
       void ended.finally(() => undead.delete(call));
       // Lets this process end although the call has not.
-      child.unref();
+      child.nodeChildProcess.unref();
       for (const stream of [child.stdout, child.stderr]) stream?.destroy();
       given.resolve(without('timed-out'));
     }, timeoutMs + deathMsMax);
     void ended.then(given.resolve);
-    return given.promise.finally(() => {
-      clearTimeout(timeout);
-      clearTimeout(deadline);
-    });
+    return given.promise.finally(() => clearTimeout(deadline));
   };
 }
 
-/** Without the last line's end. */
-const trimmed = (text: string): string => text.replace(/\r?\n$/, '');
-
-function endOf(error: ExecFileException | null): Pick<SmiOutput, 'outcome' | 'exitCode'> {
-  if (!error) return { outcome: 'exited', exitCode: 0 };
-  const { code } = error;
-  if (code === 'ERR_CHILD_PROCESS_STDIO_MAXBUFFER') return { outcome: 'too-long', exitCode: null };
-  if (code === 'ENOENT') return { outcome: 'not-found', exitCode: null };
-  if (code === 'EACCES') return { outcome: 'not-permitted', exitCode: null };
-  if (typeof code !== 'number') return { outcome: 'killed', exitCode: null };
-  // What a shell in between says of them.
-  const outcome = code === 127 ? 'not-found' : code === 126 ? 'not-permitted' : 'exited';
-  return { outcome, exitCode: code };
+function outcomeOf(result: {
+  timedOut: boolean;
+  isMaxBuffer: boolean;
+  exitCode?: number;
+  code?: string;
+}): SmiOutput['outcome'] {
+  if (result.timedOut) return 'timed-out';
+  if (result.isMaxBuffer) return 'too-long';
+  if (result.code === 'ENOENT' || result.exitCode === 127) return 'not-found';
+  if (result.code === 'EACCES' || result.exitCode === 126) return 'not-permitted';
+  return result.exitCode === undefined ? 'killed' : 'exited';
 }
