@@ -28,6 +28,8 @@ const wakesDefault = 1_000;
 const canaryMsMax = 30 * 60_000;
 /** A size can make any of these long; without one none takes more than this, ms. */
 const simMsMax = 60 * 60_000;
+/** A first installation and some boots of the real vLLM on two busy cores, ms. */
+const vllmMsMax = 60 * 60_000;
 
 /** What of the cluster suite the gate has time for: a whole life, what a client meets, and each kind of fault on a node. */
 const gateFiles = [
@@ -103,9 +105,13 @@ export const suites: Record<string, Suite> = {
     run: (sizes) => cluster(sizes, 'a40:2,t4:1', ['test/cluster/load']),
   },
   vllm: {
-    what: 'the real vLLM on CPU: as a process beside the simulated one’s contract, and two Models of 1.2 GB on a real cluster (installs 2.7 GB once)',
+    what: 'the real vLLM on CPU: the plug-in’s own tests, as a process beside the simulated one’s contract, and two Models of 1.2 GB on a real cluster (installs 2.7 GB once)',
     gate: false,
-    run: () => vitest('vllm', ['--config', 'test/vllm/vitest.config.ts']),
+    run: async () =>
+      sum(
+        await step('the plug-in on the real vLLM', 'hack/vllm/check.sh', ['vllm'], vllmMsMax),
+        await vitest('vllm', ['--config', 'test/vllm/vitest.config.ts']),
+      ),
   },
   canary: {
     what: 'false alarms of a canary on the real vLLM, 1000 wakes; --wakes N',
