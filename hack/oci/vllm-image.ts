@@ -21,7 +21,7 @@ const recipe = 1;
 const python3 = `#!/bin/sh
 # The memory of an engine's workers counts as that of its first GPU (hack/gpu: gpu-sim-hold).
 if [ "$1 $2" = "-m vllm.entrypoints.openai.api_server" ]; then
-  exec /usr/local/bin/gpu-sim-hold --smaps "\${GREENTHREAD_GPU_UUIDS%%,*}" /usr/bin/python3 "$@"
+  exec /usr/local/bin/gpu-sim-hold --anonymous "\${GREENTHREAD_GPU_UUIDS%%,*}" /usr/bin/python3 "$@"
 fi
 exec /usr/bin/python3 "$@"
 `;

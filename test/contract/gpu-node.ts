@@ -141,9 +141,9 @@ export class GpuNode {
     }
   }
 
-  /** A process outside every pod that takes memory: MIB, or `--smaps COMMAND…`. */
+  /** A process outside every pod that takes memory: MIB, or `--anonymous COMMAND…`. */
   async stranger(gpu: number, ...what: string[]): Promise<ChildProcess> {
-    const flags = what[0] === '--smaps' ? [what.shift()!] : [];
+    const flags = what[0] === '--anonymous' ? [what.shift()!] : [];
     const child = spawn(join(this.#binaries, 'gpu-sim-hold'), [...flags, this.uuids[gpu]!, ...what], {
       env: { ...process.env, GPU_SIM_DIR: this.gpus },
       stdio: ['ignore', 'pipe', 'inherit'],

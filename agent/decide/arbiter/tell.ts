@@ -97,7 +97,12 @@ function tellSidecar(step: Step, replica: Replica): void {
     type: 'tell',
     podUid,
     state: {
-      ...{ epoch, state, bootReady, reason, message, retryAfterMs },
+      epoch,
+      state,
+      bootReady,
+      reason,
+      message,
+      retryAfterMs,
       expectedMs: Math.round(expectedMs),
       vramBytes: vramBytesOf(step, replica),
     },

@@ -14,20 +14,20 @@ import (
 	"greenthread.ai/hack/gpu/vram"
 )
 
-const holdUsage = `usage: gpu-sim-hold [--force] UUID MIB          a stranger, until it is ended
-       gpu-sim-hold --smaps UUID COMMAND ARGS…   becomes COMMAND, whose own memory then counts as the GPU's`
+const holdUsage = `usage: gpu-sim-hold [--force] UUID MIB               a stranger, until it is ended
+       gpu-sim-hold --anonymous UUID COMMAND ARGS…   becomes COMMAND, whose own memory then counts as the GPU's`
 
 // HoldMain is gpu-sim-hold.
 func HoldMain(args []string) int {
 	flags := flag.NewFlagSet("gpu-sim-hold", flag.ContinueOnError)
 	force := flags.Bool("force", false, "take it even where it is not free")
-	smaps := flags.Bool("smaps", false, "count what a command maps")
-	if err := flags.Parse(args); err != nil || flags.NArg() < 2 || !*smaps && flags.NArg() != 2 {
+	anonymous := flags.Bool("anonymous", false, "count the memory of a command's own")
+	if err := flags.Parse(args); err != nil || flags.NArg() < 2 || !*anonymous && flags.NArg() != 2 {
 		fmt.Fprintln(os.Stderr, holdUsage)
 		return 2
 	}
 	folder := filepath.Join(card.Dir(), flags.Arg(0))
-	if *smaps {
+	if *anonymous {
 		return failed(become(folder, flags.Args()[1:]))
 	}
 	mib, err := strconv.ParseInt(flags.Arg(1), 10, 64)

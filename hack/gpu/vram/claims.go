@@ -67,7 +67,7 @@ func read(path string) (Claim, bool, error) {
 	claim := Claim{Pid: int(lock.Pid)}
 	switch {
 	case content == "": // its holder has the lock and has taken nothing yet
-	case content == "smaps":
+	case content == "anonymous":
 		claim.Bytes = mappedBytes(claim.Pid)
 	default:
 		claim.Bytes, err = strconv.ParseInt(content, 10, 64)
@@ -111,7 +111,7 @@ func Hold(folder string, bytes int64, force bool) error {
 
 // HoldMapped claims what this process and its descendants have mapped, also after an exec.
 func HoldMapped(folder string) error {
-	return claim(folder, "smaps\n", func() error { return nil })
+	return claim(folder, "anonymous\n", func() error { return nil })
 }
 
 // claim writes a claim under the gate and keeps it open and locked: the lock lives as long as this process, also

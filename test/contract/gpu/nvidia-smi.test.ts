@@ -222,7 +222,7 @@ describe('video memory', () => {
       'y = bytearray(40 << 20)',
       'while not child or os.getppid() == parent: time.sleep(0.02)',
     ].join('\n');
-    const child = await node.stranger(0, '--smaps', python, '-c', script);
+    const child = await node.stranger(0, '--anonymous', python, '-c', script);
     await until('its mappings', async () => (await node.processes()).get(child.pid!)! > 150);
     expect((await node.processes()).get(child.pid!)).toBeLessThan(400);
   });
@@ -237,7 +237,7 @@ describe('video memory', () => {
       'while not child or os.getppid() == parent: time.sleep(0.02)',
     ].join('\n');
     const words = ['-c', script, 'vllm.entrypoints.openai.api_server'];
-    const child = await node.stranger(0, '--smaps', python, ...words);
+    const child = await node.stranger(0, '--anonymous', python, ...words);
     await until('its worker', async () => (await node.processes()).get(child.pid!)! > 40);
     expect((await node.processes()).get(child.pid!)).toBeLessThan(200);
   });
