@@ -15,6 +15,8 @@ const gigabytes = 1.2;
 /** Conversion, and the imports of three Python processes on two busy cores, ms. */
 const bootMsMax = 600_000;
 const sleepMsMax = 60_000;
+/** A GPU's figures are published within seconds of moving, ms. */
+const settleMs = 4_000;
 /** Host memory for staged weights and images, MB. */
 const pinnedMemoryMB = 6_000;
 const GiB = 1024 ** 3;
@@ -91,10 +93,23 @@ export async function takeTurns(): Promise<void> {
   });
 }
 
+/** Free bytes of a GPU once they rest: what is published while a wake runs is half-way. */
+async function settled(gpu: string): Promise<number> {
+  let last: number | undefined;
+  const rests = await until(`AVAILABLE of ${gpu} rests`, sleepMsMax, async () => {
+    const before = last;
+    last = (await available()).get(gpu) ?? 0;
+    if (last === before) return last;
+    await new Promise((resolve) => setTimeout(resolve, settleMs));
+    return null;
+  });
+  return rests ?? 0;
+}
+
 export async function sleepWhenIdle(): Promise<void> {
   title('Sleep when idle: AVAILABLE grows');
   const gpu = await gpuOf('llama-one');
-  const before = (await available()).get(gpu) ?? 0;
+  const before = await settled(gpu);
   await type(`kubectl patch model llama-one --type merge -p '{"spec":{"sleep":{"idleTimeout":"2s"}}}'`);
   await untilPhase('llama-one', ['Sleeping'], sleepMsMax);
   const after = await until(`AVAILABLE of ${gpu} grows`, sleepMsMax, async () => {

@@ -1,10 +1,11 @@
 /** The real vLLM in model pods of the development cluster, as clients and a node's root see it. */
+import { paths } from '#proto/names.ts';
 import { installChart } from '../../hack/installation/chart.ts';
 import { downCluster, upCluster } from '../../hack/installation/cluster.ts';
 import { startHub } from '../../hack/installation/hub.ts';
 import { bringVllm, occupyGpu, publishRandomModel, vllmPython } from '../../hack/installation/vllm.ts';
 import { edgeAddress } from '../../hack/nodes/places.ts';
-import { onNode, podsOf, until } from '../cluster/harness/cluster.ts';
+import { client, onNode, type PodObject, podsOf, until } from '../cluster/harness/cluster.ts';
 import { greedy } from '../contract/engine/conformance-subject.ts';
 import { weightsBytesOf } from './real-engine.ts';
 
@@ -119,12 +120,44 @@ export async function stateOf(model: string): Promise<string> {
   return ((await response.json()) as { state: string }).state;
 }
 
+/** The one pod of a Model. */
+export async function podOf(model: string): Promise<PodObject> {
+  const [pod, ...others] = await podsOf(model);
+  if (!pod || others.length > 0) throw new Error(`${model} has ${pod ? others.length + 1 : 0} pods`);
+  return pod;
+}
+
+/** Reasons of the Events of a Model's pod. */
+export async function podEvents(model: string): Promise<string[]> {
+  const { metadata } = await podOf(model);
+  const { items } = await (await client()).list<{ reason: string } & PodObject>(
+    '/api/v1/namespaces/default/events',
+    { fieldSelector: `involvedObject.uid=${metadata.uid}` },
+  );
+  return items.map(({ reason }) => reason);
+}
+
+/** What the engine itself answers at its socket, past agent and sidecar, to whoever is inside its pod. */
+export async function atSocket(
+  model: string,
+  method: 'GET' | 'POST',
+  path: string,
+  body?: object,
+): Promise<{ status: number; text: string }> {
+  const socket = `${paths.podsOnNode}/${(await podOf(model)).metadata.uid}/engine.sock`;
+  const json = body ? ['-H', 'content-type: application/json', '-d', JSON.stringify(body)] : [];
+  const words = ['-sS', '--max-time', '30', '-X', method, '-w', '\n%{http_code}', '--unix-socket', socket];
+  const said = await onNode(node, 'curl', ...words, ...json, `http://engine${path}`);
+  const at = said.lastIndexOf('\n');
+  return { status: Number(said.slice(at + 1)), text: said.slice(0, at) };
+}
+
 /** Process id, in the node's box, of the worker of a Model's engine. */
 export async function workerOf(model: string): Promise<number> {
-  const [pod] = await podsOf(model);
+  const pod = await podOf(model);
   // Its cgroup names the pod: a process that gave itself a title has no environment to read any more.
   const script = `for p in $(grep -l '^VLLM::Worker' /proc/[0-9]*/comm 2>/dev/null); do
-    d=\${p%/comm}; grep -q 'pod${pod!.metadata.uid}' $d/cgroup && echo \${d#/proc/}; done; true`;
+    d=\${p%/comm}; grep -q 'pod${pod.metadata.uid}' $d/cgroup && echo \${d#/proc/}; done; true`;
   return until(`the worker of ${model}`, async () => {
     const found = (await onNode(node, 'sh', '-c', script)).split('\n').filter((line) => line !== '');
     return found.length === 1 && Number(found[0]);
