@@ -21,11 +21,17 @@ export async function field(resource: string, path: string): Promise<string> {
 export const phaseOf = (model: string): Promise<string> => field(`model ${model}`, '.status.phase');
 
 /** Waits until a Model is in one of the phases. */
-export function untilPhase(model: string, phases: string[], msMax = convergeMsMax): Promise<string | null> {
-  return until(`${model} becomes ${phases.join(' or ')}`, msMax, async () => {
+export function untilPhase(
+  model: string,
+  phases: string[],
+  msMax = convergeMsMax,
+  pollMs?: number,
+): Promise<string | null> {
+  const probe = async (): Promise<string | null> => {
     const phase = await phaseOf(model);
     return phases.includes(phase) ? phase : null;
-  });
+  };
+  return until(`${model} becomes ${phases.join(' or ')}`, msMax, probe, pollMs);
 }
 
 /** Free VRAM of each GPU by name, bytes, as kubectl prints it. */

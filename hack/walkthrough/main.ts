@@ -5,7 +5,14 @@ import { type Cluster, downCluster, upCluster } from '../installation/cluster.ts
 import { downloads, hubFiles, startHub } from '../installation/hub.ts';
 import { imageNames } from '../oci/images.ts';
 import { converge, deploy, inference, remove, running, twoAwake } from './chapters.ts';
-import { deployAndConverge, prepare, removeAndRedeploy, sleepWhenIdle, takeTurns } from './real-engine.ts';
+import {
+  deployAndConverge,
+  prepare,
+  removeAndRedeploy,
+  sleepWhenIdle,
+  takeTurns,
+  updateLive,
+} from './real-engine.ts';
 import { check, failures, remark, title, type, until } from './shell.ts';
 import { update } from './updates.ts';
 
@@ -98,6 +105,7 @@ async function playRealEngine(keep: boolean): Promise<void> {
     await deployAndConverge();
     await takeTurns();
     await sleepWhenIdle();
+    await updateLive();
     await removeAndRedeploy();
     check('every promise that was played held', failures.length === 0, failures.join('; '));
     if (keep) next(cluster);

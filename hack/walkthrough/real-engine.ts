@@ -12,8 +12,12 @@ const manifest = join(import.meta.dirname, 'manifests/vllm-models.yaml');
 const gpus = 'quadro-p2000:1';
 const occupiedMiB = 1_700;
 const gigabytes = 1.2;
+/** Phases of a Model whose engine has booted. */
+const up = ['Ready', 'Serving', 'Sleeping'];
 /** Conversion, and the imports of three Python processes on two busy cores, ms. */
 const bootMsMax = 600_000;
+/** Each look is a kubectl, and an engine that boots wants both cores, ms. */
+const bootPollMs = 2_000;
 const sleepMsMax = 60_000;
 /** A GPU's figures are published within seconds of moving, ms. */
 const settleMs = 4_000;
@@ -51,58 +55,99 @@ export async function prepare(): Promise<Cluster> {
   return cluster;
 }
 
-/** Ids of the tokens of a greedy answer; empty when there was none. */
-async function answer(model: string, shown = true): Promise<string> {
+const ingress = (model: string): Promise<string> =>
+  field(`ingress gt-${model}`, '.status.loadBalancer.ingress[0].ip');
+
+/** Asks as the page does. @returns ids of the tokens of a greedy answer; empty when there was none */
+async function answer(model: string, upstream: string, shown = true): Promise<string> {
   const { stdout } = await type(
-    `curl -sS --max-time 110 http://$INGRESS/${model}/v1/completions -H 'Content-Type: application/json' \\
-  -d '{"prompt": "the quick brown fox", "max_tokens": 24, "temperature": 0, "return_token_ids": true}'; echo`,
+    `curl -sS --max-time 110 http://$INGRESS/${model}/v1/chat/completions \\
+  -H 'Content-Type: application/json' \\
+  -d '{
+    "model": "${upstream}",
+    "messages": [{"role": "user", "content": "Hello!"}],
+    "max_tokens": 24, "temperature": 0, "return_token_ids": true
+  }'; echo`,
     { env: { INGRESS: await ingress(model) }, quiet: !shown },
   );
   return /"token_ids":\[([\d,]+)\]/.exec(stdout)?.[1] ?? '';
 }
 
-const ingress = (model: string): Promise<string> =>
-  field(`ingress gt-${model}`, '.status.loadBalancer.ingress[0].ip');
+const answerOne = (shown = true): Promise<string> => answer('llama-one', 'greenthread/random-1', shown);
+const answerTwo = (): Promise<string> => answer('llama-two', 'greenthread/random-2');
+
+async function status(model: string, state: string): Promise<void> {
+  const { stdout } = await type(`curl -sS http://$INGRESS/${model}/status; echo`, {
+    env: { INGRESS: await ingress(model) },
+  });
+  check(`status says ${state}`, stdout.includes(`"state":"${state}"`), stdout);
+}
+
+/** Shows each line of the table when it is new, until both are up. @returns the phases that each Model was seen in */
+async function watch(names: string[]): Promise<Map<string, string[]>> {
+  const lines = new Set<string>();
+  const phases = new Map(names.map((name): [string, string[]] => [name, []]));
+  console.log('$ kubectl get models -A -w');
+  await until(
+    `${names.join(' and ')} are up`,
+    names.length * bootMsMax,
+    async () => {
+      const { stdout } = await type('kubectl get models -A', { quiet: true });
+      for (const line of stdout.split('\n').filter((each) => !lines.has(each))) {
+        lines.add(line);
+        console.log(line);
+        const [, name = '', phase = ''] = line.split(/\s+/);
+        // Without a phase yet its column is empty.
+        if (/^[A-Z]/.test(phase) && phases.get(name)?.at(-1) !== phase) phases.get(name)?.push(phase);
+      }
+      return [...phases.values()].every((seen) => up.includes(seen.at(-1) ?? '')) || null;
+    },
+    bootPollMs,
+  );
+  return phases;
+}
 
 export async function deployAndConverge(): Promise<void> {
   title('Deploy two Models');
   await type(`cat ${manifest}`);
   const { exitCode } = await type(`kubectl apply -f ${manifest}`);
   check('both Models apply', exitCode === 0);
+
   title('Watch the models converge');
   remark('each converts (once for all time), then boots: 1 to 2 minutes on two cores, one after the other');
-  for (const model of ['llama-one', 'llama-two']) {
-    await untilPhase(model, ['Ready', 'Serving', 'Sleeping'], bootMsMax);
-    await type('kubectl get models -A');
+  for (const [name, seen] of await watch(['llama-one', 'llama-two'])) {
+    const [converting, staging] = [seen.indexOf('Converting'), seen.indexOf('Staging')];
+    check(`${name}: ${seen.join(' → ')}`, converting >= 0 && staging > converting, seen.join());
   }
+
+  title('Watch the GPUs');
   await type('kubectl get gpus');
 }
 
 export async function takeTurns(): Promise<void> {
   title('Verify inference: a request wakes its model, the other one sleeps');
-  const before = await answer('llama-one');
-  check('it answers', before !== '');
-  const other = await answer('llama-two');
-  check('so does the other one, with other weights other tokens', other !== '' && other !== before, other);
+  const other = await answerTwo();
+  check('llama-two answers', other !== '');
   await untilPhase('llama-one', ['Sleeping'], sleepMsMax);
+  await status('llama-one', 'sleeping');
+  const first = await answerOne();
+  check('llama-one wakes and answers, with other weights other tokens', first !== '' && first !== other);
+  await status('llama-one', 'serving');
+  await untilPhase('llama-two', ['Sleeping'], sleepMsMax);
   await type('kubectl get models -A');
-  const again = await answer('llama-one');
-  check('after its sleep it answers what it answered before', again === before, again);
-  await type('curl -sS http://$INGRESS/llama-one/status; echo', {
-    env: { INGRESS: await ingress('llama-one') },
-  });
+  check('llama-two answers after its sleep what it answered before', (await answerTwo()) === other);
+  check('so does llama-one', (await answerOne()) === first);
 }
 
 /** Free bytes of a GPU once they rest: what is published while a wake runs is half-way. */
 async function settled(gpu: string): Promise<number> {
   let last: number | undefined;
-  const rests = await until(`AVAILABLE of ${gpu} rests`, sleepMsMax, async () => {
+  const probe = async (): Promise<number | null> => {
     const before = last;
     last = (await available()).get(gpu) ?? 0;
-    if (last === before) return last;
-    await new Promise((resolve) => setTimeout(resolve, settleMs));
-    return null;
-  });
+    return last === before ? last : null;
+  };
+  const rests = await until(`AVAILABLE of ${gpu} rests`, sleepMsMax, probe, settleMs);
   return rests ?? 0;
 }
 
@@ -121,16 +166,33 @@ export async function sleepWhenIdle(): Promise<void> {
   await type(`kubectl patch model llama-one --type merge -p '{"spec":{"sleep":{"idleTimeout":"10m"}}}'`);
 }
 
+export async function updateLive(): Promise<void> {
+  title('Update a Model: what needs no restart applies live');
+  const uids = (): Promise<string> =>
+    field('pods -l greenthread.ai/model=llama-one', '.items[*].metadata.uid');
+  const before = await uids();
+  const more = '["chat_completions","completions","tokenize"]';
+  await type(`kubectl patch model llama-one --type merge -p '{"spec":{"endpoints":${more}}}'`);
+  const env = { INGRESS: await ingress('llama-one') };
+  const ask = `curl -sS http://$INGRESS/llama-one/tokenize -H 'Content-Type: application/json' -d '{"prompt":"Hello!"}'; echo`;
+  const found = await until('the new endpoint answers', sleepMsMax, async () => {
+    const { stdout } = await type(ask, { env, quiet: true });
+    return stdout.includes('"tokens"') || null;
+  });
+  if (found) await type(ask, { env });
+  check('the pod is the same', (await uids()) === before && before !== '');
+}
+
 export async function removeAndRedeploy(): Promise<void> {
   title('Delete a Model, redeploy it: neither download nor conversion');
-  const tokens = await answer('llama-one', false);
+  const tokens = await answerOne(false);
   const before = await downloads('greenthread/random-1');
   const { exitCode } = await type('kubectl delete model llama-one -n default');
   check('delete returns', exitCode === 0);
   await type(`kubectl apply -f ${manifest}`);
-  await untilPhase('llama-one', ['Ready', 'Serving', 'Sleeping'], bootMsMax);
+  await untilPhase('llama-one', up, bootMsMax, bootPollMs);
   check(`it is ${await phaseOf('llama-one')} again`, true);
-  check('it answers the same', (await answer('llama-one')) === tokens && tokens !== '');
+  check('it answers the same', (await answerOne()) === tokens && tokens !== '');
   const after = await downloads('greenthread/random-1');
   check(`the redeploy downloaded ${after - before} files (the hub’s count)`, after === before);
 }

@@ -46,14 +46,19 @@ export function check(what: string, holds: boolean, found = ''): void {
   if (!holds) failures.push(what);
 }
 
+/** How often a condition is looked at unless told otherwise, ms. */
+const pollMsDefault = 200;
+
 /**
  * Polls until a condition holds.
+ * @param pollMs between two looks
  * @returns what `probe` answered last; null when the time was up
  */
 export async function until<T>(
   what: string,
   msMax: number,
   probe: () => Promise<T | null>,
+  pollMs = pollMsDefault,
 ): Promise<T | null> {
   const began = Date.now();
   for (;;) {
@@ -63,6 +68,6 @@ export async function until<T>(
       check(what, false, `not within ${Math.round(msMax / 1000)} s`);
       return null;
     }
-    await new Promise((resolve) => setTimeout(resolve, 200));
+    await new Promise((resolve) => setTimeout(resolve, pollMs));
   }
 }
