@@ -51,6 +51,7 @@ END_BEFORE_GRACE_SECONDS = 5.0  # without word from the agent the engine gets SI
 KILL_BEFORE_GRACE_SECONDS = 1.0
 SMI_SECONDS_MAX = 10.0  # one that hangs in the driver cannot even be killed
 SMI_BYTES_MAX = 256 * 1024
+CHECKPOINT_SECONDS_MAX = 45.0  # gthread/checkpoint.py keeps within 43; the agent waits for 50
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
@@ -206,6 +207,26 @@ def missing_gpus(uuids: List[str]) -> Optional[List[str]]:
     return None if timed_out else [uuid for uuid in uuids if uuid not in listed]
 
 
+def checkpoint(operation: str, gpus: int) -> Dict[str, str]:
+    """Suspends or resumes what the engine holds on its GPU. The driver's library stays out of this process: it may hang or
+    end it. @returns `outcome`, `reason`, `message` as gthread/checkpoint.py, which lies beside this file, has them"""
+    program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "gthread", "checkpoint.py")
+    command = [sys.executable, "-IS", program, operation, str(os.getpid()), str(gpus)]
+    try:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        stopper = threading.Timer(CHECKPOINT_SECONDS_MAX, process.kill)
+        stopper.start()
+        assert process.stdout is not None
+        with process.stdout as output:
+            answer = json.loads(output.read(LINE_BYTES_MAX))
+        stopper.cancel()
+        return {key: str(answer[key])[:1000] for key in ("outcome", "reason", "message")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        # Of a suspend nobody knows how far it came, so that its engine could hang for ever.
+        outcome = "broken" if operation == "suspend" else "failed"
+        return {"outcome": outcome, "reason": "CheckpointSilent", "message": f"checkpoint.py gave no answer: {error!r}"}
+
+
 REMEDY = (
     "The container runtime gave this container no such GPU: check that the pod runs with runtimeClassName nvidia, that "
     "accept-nvidia-visible-devices-envvar-when-unprivileged is true in the node's NVIDIA Container Toolkit "
@@ -258,6 +279,9 @@ class Engine:
     kill_at: Optional[float] = None  # SIGTERM was sent; SIGKILL follows then
     give_up_at: float = 0.0  # until then its leftovers are being killed
     asked_for: bool = False  # the agent ended it
+    suspended: bool = False  # its CUDA state is, or may be, in a checkpoint: a signal that it handles would wait for CUDA
+    checkpointing: bool = False  # a suspend or resume is under way
+    why_ended: Optional[Dict[str, str]] = None  # reason and message, where the launcher ended it by itself
 
     @property
     def pid(self) -> int:
@@ -397,7 +421,8 @@ class Launcher:
         self.timers.pop("ask", None)
         engine = self.engine
         if engine is not None:
-            self._say("holding", **self._wish(), id=engine.grant, pid=engine.pid, ready=engine.ready_at is not None)
+            ready, suspended = engine.ready_at is not None, engine.suspended
+            self._say("holding", **self._wish(), id=engine.grant, pid=engine.pid, ready=ready, suspended=suspended)
         else:
             self._say("ask", **self._wish())
         if self.ending_since is not None:
@@ -411,7 +436,7 @@ class Launcher:
 
     def _wish(self) -> Dict[str, Any]:
         s = self.settings
-        return {"podUid": s.pod_uid, "uuids": s.uuids, "bytes": s.bytes, "restarts": self.starts}
+        return {"podUid": s.pod_uid, "uuids": s.uuids, "bytes": s.bytes, "restarts": self.starts, "suspends": True}
 
     def _say(self, kind: str, **fields: Any) -> None:
         if self.connection is None:
@@ -439,6 +464,8 @@ class Launcher:
         elif kind == "restart":
             log("warn", "the agent ends the engine", **why)
             self._restart()
+        elif kind in ("suspend", "resume"):
+            self._checkpoint(kind, message.get("call"))
         elif kind == "drained" and (self.ending_since is not None or self.engine is None):
             self._begin_ending()  # where SIGTERM came too early to be heard; the agent knows that the pod is deleted
             self._end()
@@ -548,15 +575,49 @@ class Launcher:
             log("info", "engine is ready", bootSeconds=round(engine.ready_at - engine.started, 3))
             self._say("ready")
 
+    # -- a sleeper's CUDA state
+
+    def _checkpoint(self, operation: str, call: Any) -> None:
+        """On a thread of its own: the loop goes on. The agent sends one at a time, to an engine that sleeps."""
+        engine = self.engine
+        if engine is None or engine.ready_at is None or engine.ended is not None or engine.kill_at is not None:
+            why = "no engine of this container is ready"
+        elif engine.checkpointing:
+            why = "an earlier suspend or resume has not ended yet"
+        elif engine.suspended == (operation == "suspend"):
+            return self._say("checkpointed", call=call, operation=operation, outcome="done", reason="", message="")
+        else:
+            engine.checkpointing = engine.suspended = True  # suspended until the opposite is known
+
+            def work(engine: Engine = engine) -> None:
+                answer = checkpoint(operation, len(self.settings.uuids))
+                self.events.put(lambda: self._checkpointed(engine, operation, call, answer))
+
+            return threading.Thread(target=work, daemon=True).start()
+        self._say("checkpointed", call=call, operation=operation, outcome="failed", reason="NotNow", message=why)
+
+    def _checkpointed(self, engine: Engine, operation: str, call: Any, answer: Dict[str, str]) -> None:
+        if engine.kill_at is not None or engine.ended is not None:
+            answer = {"outcome": "failed", "reason": "EngineEnds", "message": f"the engine was ended during its {operation}"}
+        done = answer["outcome"] == "done"
+        engine.checkpointing = False
+        engine.suspended = done if operation == "suspend" else not done
+        log("info" if done else "warn", f"{operation}: {answer['outcome']}", reason=answer["reason"], detail=answer["message"])
+        self._say("checkpointed", call=call, operation=operation, **answer)
+        if answer["outcome"] == "broken":
+            engine.suspended = True
+            engine.why_ended = {"reason": answer["reason"], "message": answer["message"]}
+            self._stop(0.0)
+
     # -- the engine's end
 
     def _stop(self, seconds: float) -> None:
         """SIGTERM to the engine's first process, which ends its own; SIGKILL to all after `seconds`, or earlier when
-        an earlier call said so."""
+        an earlier call said so; at once to a suspended one, which would wait for CUDA."""
         engine = self.engine
         if engine is None or engine.ended is not None:
             return
-        kill_at = time.monotonic() + seconds
+        kill_at = time.monotonic() + (0.0 if engine.suspended else seconds)
         if engine.kill_at is None:
             os.kill(engine.pid, signal.SIGTERM)
         engine.kill_at = kill_at if engine.kill_at is None else min(engine.kill_at, kill_at)
@@ -604,7 +665,7 @@ class Launcher:
         self._ended(engine, engine.ended)
 
     def _ended(self, engine: Engine, end: Tuple[Optional[int], Optional[str]]) -> None:
-        extra = {}
+        extra = engine.why_ended or {}
         if engine.ready_at is None and engine.kill_at is None and self.settings.uuids and not self.gpus_seen:
             extra = {"message": f"It ended before it was ready, in a container without nvidia-smi. If it found no GPU: {REMEDY}"}
         log("info" if engine.kill_at else "error", "engine ended", code=end[0], signal=end[1], detail=extra.get("message"))

@@ -1,6 +1,6 @@
 """CUDA checkpoints by the driver's own API, for `sleep.level: suspend`: what a process still holds on its GPU goes to host memory.
 
-    python3 -I checkpoint.py suspend|resume PID GPUS
+    python3 -IS checkpoint.py suspend|resume PID GPUS
 
 PID is the launcher, whose descendants are the engine's processes; GPUS is how many the engine has. One JSON line comes out:
 {"outcome": "done" | "not-offered" | "failed" | "broken", "reason": ..., "message": ...}. `not-offered` and `failed` leave every
@@ -252,7 +252,7 @@ def answer_of(operation: Callable[[], None]) -> dict[str, str]:
 
 def in_a_process(operation: str, pids: list[int], seconds: float) -> dict[str, str] | None:
     """One operation in a process that can be killed. @returns None when it gave no answer"""
-    command = [sys.executable, "-I", os.path.abspath(__file__), "--now", operation, *map(str, pids)]
+    command = [sys.executable, "-IS", os.path.abspath(__file__), "--now", operation, *map(str, pids)]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     try:
         output, _ = process.communicate(timeout=seconds)
@@ -272,8 +272,8 @@ def perform(operation: str, pids: list[int], gpus: int) -> dict[str, str]:
     if gpus != 1:
         return not_offered(
             "SeveralGpus",
-            f"this engine uses {gpus} GPUs: its processes share memory (CUDA IPC, NCCL), which drivers before 610 do not checkpoint, "
-            "later ones only as a job that starts as one; suspend is offered for one GPU a replica",
+            f"this engine uses {gpus} GPUs: its processes share memory (CUDA IPC, NCCL), which drivers before 610 do not "
+            "checkpoint and later ones only for a job that starts as one; suspend is offered for one GPU a replica",
         ).answer
     answer = in_a_process(operation, pids, SUSPEND_SECONDS_MAX if operation == "suspend" else RESUME_SECONDS_MAX)
     if answer is not None:

@@ -234,7 +234,7 @@ def test_the_launchers_descendants_are_the_engines_without_those_who_ask(node: N
     try:
         for pid in below:
             node.set(str(pid), checkpoint.RUNNING)
-        command = [sys.executable, "-I", checkpoint.__file__, "suspend", str(launcher.pid), "1"]
+        command = [sys.executable, "-IS", checkpoint.__file__, "suspend", str(launcher.pid), "1"]
         run = subprocess.run(command, stdout=subprocess.PIPE, check=True)
         assert json.loads(run.stdout)["outcome"] == "done"
         assert node.states(*below) == [checkpoint.CHECKPOINTED] * 3

@@ -49,6 +49,7 @@ describe.concurrent('a start', () => {
       uuids: ['GPU-a', 'GPU-b'],
       bytes: 1000,
       restarts: 0,
+      suspends: true,
     });
     writeFileSync(join(folder, 'engine.sock'), 'stale');
     agent.say({ type: 'wait', reason: 'NoRoom', message: 'GPU-a is full' });
@@ -226,6 +227,8 @@ describe.concurrent('the connection', () => {
       id: 'g-1',
       pid,
       ready: true,
+      suspends: true,
+      suspended: false,
     });
     expect(alive(pid)).toBe(true);
   });
