@@ -2,8 +2,10 @@
 import { join } from 'node:path';
 import type { Log } from '#platform/log.ts';
 import { sockets } from '#proto/names.ts';
-import { createEngine, type Engine } from './act/engine.ts';
+import { createCheckpoints } from './act/checkpoints.ts';
+import { createEngine } from './act/engine.ts';
 import { engineSocket } from './act/engine-socket.ts';
+import { type SuspendableEngine, suspendable } from './act/suspend.ts';
 import { createLauncherLink, type LauncherLink, type LauncherLinkEvent } from './observe/launcher-link.ts';
 import { listenInPod, type PodSocket } from './observe/pod-socket.ts';
 import { createSidecarLink, type LinkEvent, type SidecarLink } from './observe/sidecar-link.ts';
@@ -11,7 +13,7 @@ import { createSidecarLink, type LinkEvent, type SidecarLink } from './observe/s
 export interface PodChannel {
   sidecar: SidecarLink;
   launcher: LauncherLink;
-  engine: Engine;
+  engine: SuspendableEngine;
   /** Puts back sockets that somebody removed. */
   ensure(): void;
   /** Nothing in the pod is ended by it. */
@@ -26,8 +28,9 @@ export function openPodChannel(
 ): PodChannel {
   const { release, emit, log } = parts;
   const sidecar = createSidecarLink(podUid, release, emit, log);
-  const launcher = createLauncherLink(podUid, emit, log);
-  const engine = createEngine(engineSocket(join(directory, sockets.engine)));
+  const checkpoints = createCheckpoints((message) => launcher.send(message));
+  const launcher = createLauncherLink(podUid, emit, log, checkpoints.heard);
+  const engine = suspendable(createEngine(engineSocket(join(directory, sockets.engine))), checkpoints);
   const listening: PodSocket[] = [];
   const close = (): void => {
     for (const socket of listening) socket.close();

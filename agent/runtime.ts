@@ -9,7 +9,7 @@ import { errorText, type Log } from '#platform/log.ts';
 import { createCarrier } from './act/carry-out.ts';
 import { createReporter } from './act/report.ts';
 import { type Cluster, joinCluster } from './cluster.ts';
-import type { ArbiterEffect, ArbiterEvent, PodFact } from './decide/arbiter/words.ts';
+import type { ArbiterEffect, ArbiterEvent } from './decide/arbiter/words.ts';
 import type { Environment } from './decide/environment.ts';
 import { type GpuRounds, startGpuRounds } from './gpu-rounds.ts';
 import { createLoop, type Loop } from './loop.ts';
@@ -75,23 +75,6 @@ function wallClock(): (monotonicMs: number) => string {
   return (ms) => new Date(offsetMs + ms).toISOString().replace(/\.\d+Z$/, 'Z');
 }
 
-/** Says once for each pod that its sleep.level is not offered; the arbiter sleeps it at level 1. */
-function suspendNotice(explain: (effect: Explain) => void): (pod: PodFact | undefined) => void {
-  const told = new Set<string>();
-  return (pod) => {
-    if (pod?.settings.sleep.level !== 'suspend' || told.has(pod.podUid)) return;
-    told.add(pod.podUid);
-    explain({
-      type: 'explain',
-      podUid: pod.podUid,
-      reason: 'SuspendNotOffered',
-      message:
-        'sleep.level suspend needs CUDA checkpoints, which this agent does not offer: the weights stay in host memory, as with offload',
-      level: 'warn',
-    });
-  };
-}
-
 const reporterOf = <State>(rooms: Rooms<State>, { environment, log }: AgentParts<State>) =>
   createReporter({
     node: environment.node,
@@ -104,7 +87,6 @@ const reporterOf = <State>(rooms: Rooms<State>, { environment, log }: AgentParts
 
 function loopOf<State>(rooms: Rooms<State>, { arbiter, log }: AgentParts<State>): Loop<State> {
   const { explain } = rooms;
-  const noSuspend = suspendNotice(explain);
   const carry = createCarrier({
     toSidecar: (podUid, message) => rooms.pods.channel(podUid)?.sidecar.send(message) ?? false,
     toLauncher: (podUid, message) => rooms.pods.channel(podUid)?.launcher.send(message) ?? false,
@@ -126,7 +108,6 @@ function loopOf<State>(rooms: Rooms<State>, { arbiter, log }: AgentParts<State>)
     },
     carryOut(effect, atMs) {
       rooms.metrics.did(effect, atMs);
-      if (effect.type === 'sleep-engine') noSuspend(rooms.pods.fact(effect.podUid));
       if (effect.type === 'grant') rooms.staging.granted(effect.podUid);
       if (effect.type !== 'explain' && effect.type !== 'measure')
         log.debug('effect', { effect: effect.type, podUid: effect.podUid });

@@ -2,7 +2,7 @@
 import type { FromAgent } from '#proto/link.ts';
 import type { ArbiterEffect, ArbiterEvent } from '../decide/arbiter/words.ts';
 import type { LauncherMessage, Untimed } from '../decide/launcher-line.ts';
-import type { Engine } from './engine.ts';
+import type { SuspendableEngine } from './suspend.ts';
 
 type CarriedEffect = Exclude<ArbiterEffect, { type: 'timer' }>;
 type Of<T extends ArbiterEffect['type']> = Extract<ArbiterEffect, { type: T }>;
@@ -12,7 +12,7 @@ export interface Ports {
   toSidecar(podUid: string, message: FromAgent): boolean;
   toLauncher(podUid: string, message: LauncherMessage): boolean;
   /** null when the pod has no directory */
-  engine(podUid: string): Engine | null;
+  engine(podUid: string): SuspendableEngine | null;
   /** What a wake brings back on each GPU, for the time it may take; null when not known. */
   wakeBytes(podUid: string): number | null;
   wakeSent(podUid: string): void;
@@ -23,6 +23,8 @@ export interface Ports {
   nowMs(): number;
 }
 
+/** Beyond so many pods all are told again. */
+const toldMax = 1_000;
 const noEngine = { ok: false, message: 'the pod has no directory on this node any more' };
 
 /** @returns what the loop calls for each effect */
@@ -35,9 +37,23 @@ export function createCarrier(ports: Ports): (effect: CarriedEffect) => void {
     else void engine.ask().then((state) => post({ type: 'engine-state', podUid, state }));
   }
 
-  function sleep(podUid: string, level: 1 | 2): void {
+  /** Pods that were told that suspend is not offered to them, up to `toldMax`. */
+  const told = new Set<string>();
+
+  function suspend(podUid: string, engine: SuspendableEngine): void {
+    void engine.suspend().then(({ instead, ...outcome }) => {
+      if (instead && !(instead.reason === 'SuspendNotOffered' && told.has(podUid)))
+        ports.explain({ type: 'explain', podUid, ...instead, level: 'warn' });
+      if (told.size >= toldMax) told.clear();
+      if (instead?.reason === 'SuspendNotOffered') told.add(podUid);
+      post({ type: 'slept', podUid, ...outcome });
+    });
+  }
+
+  function sleep({ podUid, level, suspend: wholly }: Of<'sleep-engine'>): void {
     const engine = ports.engine(podUid);
     if (!engine) post({ type: 'slept', podUid, ...noEngine });
+    else if (wholly) suspend(podUid, engine);
     else void engine.sleep(level).then((outcome) => post({ type: 'slept', podUid, ...outcome }));
   }
 
@@ -69,7 +85,7 @@ export function createCarrier(ports: Ports): (effect: CarriedEffect) => void {
       case 'ask-engine':
         return ask(effect.podUid);
       case 'sleep-engine':
-        return sleep(effect.podUid, effect.level);
+        return sleep(effect);
       case 'wake-engine':
         return wake(effect.podUid);
       case 'measure':

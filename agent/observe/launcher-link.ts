@@ -3,6 +3,7 @@ import type { Socket } from 'node:net';
 import type { Log } from '#platform/log.ts';
 import { grantLineBytesMax, grantProtocol } from '#proto/grant.ts';
 import type { ArbiterEvent } from '../decide/arbiter/words.ts';
+import { type CheckpointWord, readCheckpointWord } from '../decide/checkpoint-word.ts';
 import {
   type LauncherEvent,
   type LauncherMessage,
@@ -44,11 +45,15 @@ function splitLines(socket: Socket, line: (text: string) => void, tooLong: () =>
   });
 }
 
-/** Serves one pod. The newest connection that said ask or holding is the launcher; an older one is closed. */
+/**
+ * Serves one pod. The newest connection that said ask or holding is the launcher; an older one is closed.
+ * @param ofCheckpoints hears what its lines say of suspend and resume, before `emit` hears the line
+ */
 export function createLauncherLink(
   podUid: string,
   emit: (event: LauncherLinkEvent) => void,
   log: Log,
+  ofCheckpoints: (word: CheckpointWord) => void,
 ): LauncherLink {
   let current: Socket | null = null;
   const sockets = new Set<Socket>();
@@ -67,6 +72,11 @@ export function createLauncherLink(
     if (current === socket) emit(event);
   };
 
+  const hear = (socket: Socket, text: string): void => {
+    const word = readCheckpointWord(text);
+    if (word && (word.type === 'came' || current === socket)) ofCheckpoints(word);
+  };
+
   return {
     accept(socket) {
       sockets.add(socket);
@@ -76,12 +86,13 @@ export function createLauncherLink(
       const onLine = (text: string): void => {
         if (!withinRate()) return void hangUp(socket, `more than ${linesPerSecondMax} lines in a second`);
         const event = readLauncherLine(text, podUid);
-        if (event === null) return;
+        if (event === null) return void hear(socket, text);
         if (typeof event === 'string') return void hangUp(socket, event);
         if (!spoke && event.type !== 'asked' && event.type !== 'holding')
           return void hangUp(socket, `the first line must be ask or holding, not ${event.type}`);
         spoke = true;
         clearTimeout(timer);
+        hear(socket, text);
         take(socket, event);
       };
       splitLines(socket, onLine, () => hangUp(socket, `a line of more than ${grantLineBytesMax} bytes`));
@@ -91,6 +102,7 @@ export function createLauncherLink(
         sockets.delete(socket);
         if (current !== socket) return;
         current = null;
+        ofCheckpoints({ type: 'gone' });
         emit({ type: 'launcher-gone', podUid });
       });
     },

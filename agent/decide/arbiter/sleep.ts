@@ -121,10 +121,19 @@ export function onBarrierUp(
 export function onSlept(step: Step, replica: Replica, event: ArbiterEvent & { type: 'slept' }): void {
   if (replica.phase !== 'sleeping') return;
   if (event.ok) {
+    takeKind(replica, event.suspended === true);
     beginFreeing(step, replica, false);
     return;
   }
   sleepFailed(step, replica, event.message);
+}
+
+/** What a suspended one leaves says nothing of what it leaves at level 1, nor the other way. */
+function takeKind(replica: Replica, suspended: boolean): void {
+  if (replica.suspended === suspended) return;
+  replica.suspended = suspended;
+  replica.residueBytes = null;
+  replica.firstResidueBytes = null;
 }
 
 export function sleepFailed(step: Step, replica: Replica, message: string): void {

@@ -141,6 +141,8 @@ export interface Replica {
   awakeBytes: number | null;
   residueBytes: number | null;
   firstResidueBytes: number | null;
+  /** Its last sleep ended in a CUDA checkpoint: a residue of another kind. */
+  suspended: boolean;
   sleepMs: number | null;
   wakeMs: number | null;
   bootMs: number | null;
@@ -311,6 +313,7 @@ export function newReplica(podUid: string, now: number, order: number): Replica 
     awakeBytes: null,
     residueBytes: null,
     firstResidueBytes: null,
+    suspended: false,
     sleepMs: null,
     wakeMs: null,
     bootMs: null,

@@ -40,8 +40,10 @@ export function sendSleep(step: Step, replica: Replica): void {
   replica.stoppedAtMs = step.now;
   replica.found = false;
   memoryMoves(step, replica);
-  const level = replica.settings.sleep.level === 'discard' ? 2 : 1;
-  step.effects.push({ type: 'sleep-engine', podUid: replica.podUid, level });
+  const { level } = replica.settings.sleep;
+  const effect = { type: 'sleep-engine', podUid: replica.podUid } as const;
+  if (level === 'suspend') step.effects.push({ ...effect, level: 1, suspend: true });
+  else step.effects.push({ ...effect, level: level === 'discard' ? 2 : 1 });
 }
 
 /** Its bytes are measured until they rest. `found`: nobody sent /sleep now, the engine was met asleep. */

@@ -90,7 +90,8 @@ export type ArbiterEvent = { atMs: number } & (
   | { type: 'launcher-gone'; podUid: string }
   // From the engine, over engine.sock: answers to the effects below.
   | { type: 'engine-state'; podUid: string; state: EngineState }
-  | { type: 'slept'; podUid: string; ok: boolean; message: string }
+  /** `suspended`: nothing is left on its GPUs, as its launcher says. */
+  | { type: 'slept'; podUid: string; ok: boolean; message: string; suspended?: boolean }
   | { type: 'woken'; podUid: string; ok: boolean; message: string; tookMs: number }
   /** Nothing happened but time. */
   | { type: 'tick' }
@@ -108,7 +109,8 @@ export type ArbiterEffect =
   | { type: 'release-launcher'; podUid: string }
   // To the engine. Each is answered by exactly one event, a timeout included.
   | { type: 'ask-engine'; podUid: string }
-  | { type: 'sleep-engine'; podUid: string; level: 1 | 2 }
+  /** `suspend`: at level 1, and then what is left by a CUDA checkpoint, where that is offered. */
+  | { type: 'sleep-engine'; podUid: string; level: 1 | 2; suspend?: true }
   | { type: 'wake-engine'; podUid: string }
   /** Measure now; answered by `measured`. */
   | { type: 'measure' }
