@@ -49,6 +49,13 @@ export function shortHash(text: string): string {
     .slice(0, 10);
 }
 
+/**
+ * The folder of the node's images that pods of one namespace share with each other and with nobody else (docs/weights.md): the agent
+ * links into it by the namespace that the API server gives, the plug-in of the pod reads it. 160 bits, as the engine hash may be chosen.
+ */
+export const imagesFolder = (namespace: string, engineHash: string): string =>
+  createHash('sha256').update(`${namespace}\n${engineHash}`).digest('hex').slice(0, 40);
+
 export const serviceName = (model: string): string => `gt-${model}`;
 /** A replica's pod; `hash` keeps an old and a new one apart while one rolls. */
 export const podName = (model: string, replica: number, hash: string): string =>

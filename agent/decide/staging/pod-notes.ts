@@ -1,5 +1,5 @@
 /** From a model pod's annotations to what staging needs of it. */
-import { annotations } from '#proto/names.ts';
+import { annotations, imagesFolder } from '#proto/names.ts';
 import { type PodObject, podFact } from '../resource-facts.ts';
 import { isEngineHash } from './images.ts';
 import { parseWeights } from './weights-name.ts';
@@ -13,12 +13,12 @@ export function podNotes(pod: PodObject): PodNotes | null {
   const notes = pod.metadata.annotations ?? {};
   const name = parseWeights(notes[annotations.weights] ?? '');
   if (!fact || !name) return null;
-  const { podUid, engineHash, uuids, deleting } = fact;
+  const { podUid, namespace, engineHash, uuids, deleting } = fact;
   return {
     podUid,
     weights: name.weights,
     pinned: notes[annotations.weightsPinned] === 'true',
-    engineHash: engineHash !== null && isEngineHash(engineHash) ? engineHash : null,
+    engineHash: engineHash !== null && isEngineHash(engineHash) ? imagesFolder(namespace, engineHash) : null,
     ranks: Math.max(1, uuids.length),
     deleting,
   };

@@ -79,11 +79,12 @@ export const engineEnvironment = [
 /**
  * Where the plug-in finds weights and images (docs/weights.md). The form's folder is that of proto/weights.ts; a unit test holds
  * them together, since that module reads a file.
+ * @param images proto/names.ts, imagesFolder
  */
-export const weightsEnvironment = (spec: ModelSpec, weightsPath: string, engineHash: string) => [
+export const weightsEnvironment = (spec: ModelSpec, weightsPath: string, images: string) => [
   { name: 'GREENTHREAD_POOL', value: paths.poolInside },
   { name: 'GREENTHREAD_IMAGE_DIR', value: paths.imageInside },
-  { name: 'GREENTHREAD_ENGINE_HASH', value: engineHash },
+  { name: 'GREENTHREAD_ENGINE_HASH', value: images },
   ...(spec.loadFormat === 'gthread'
     ? [{ name: 'GREENTHREAD_WEIGHTS', value: `${weightsPath}.gthread-1` }]
     : []),

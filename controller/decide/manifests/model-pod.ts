@@ -1,7 +1,16 @@
 /** The pod of one replica: launcher and sidecar beside the engine, on the node and GPUs of its placement. */
 import type { ModelSpec } from '#api/model.ts';
 import { parseDuration } from '#platform/duration.ts';
-import { annotations, labels, paths, podName, ports, serviceName, shortHash } from '#proto/names.ts';
+import {
+  annotations,
+  imagesFolder,
+  labels,
+  paths,
+  podName,
+  ports,
+  serviceName,
+  shortHash,
+} from '#proto/names.ts';
 import { estimateBytes } from '../capacity.ts';
 import type { GpuBook } from '../cluster-view.ts';
 import { canonical } from '../difference.ts';
@@ -252,7 +261,11 @@ function engineContainer(pod: ModelPod, volumeMounts: object[], graceSeconds: nu
       { name: 'GREENTHREAD_VRAM_BYTES', value: String(estimateBytes(spec, smallestBytes(gpus))) },
       { name: 'GREENTHREAD_POD_DIR', value: paths.podInside },
       { name: 'GREENTHREAD_GRACE_SECONDS', value: String(graceSeconds) },
-      ...weightsEnvironment(spec, pod.weightsPath, engineHash(pod)),
+      ...weightsEnvironment(
+        spec,
+        pod.weightsPath,
+        imagesFolder(pod.model.metadata.namespace!, engineHash(pod)),
+      ),
       ...engineEnvironment,
     ],
     securityContext: restrictedContainer,

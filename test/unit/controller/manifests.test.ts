@@ -12,7 +12,7 @@ import { engineCommand, memoryShare } from '../../../controller/decide/manifests
 import { fetchJob } from '../../../controller/decide/manifests/fetch-job.ts';
 import { modelPod, podIdentity } from '../../../controller/decide/manifests/model-pod.ts';
 import { modelRoute } from '../../../controller/decide/manifests/model-route.ts';
-import { annotations, labels } from '../../../proto/names.ts';
+import { annotations, imagesFolder, labels } from '../../../proto/names.ts';
 import { gthreadFolder } from '../../../proto/weights.ts';
 import { GiB, gpu, model, noMemory, noonMs, settings, snapshot } from './builders.ts';
 
@@ -27,6 +27,7 @@ interface Container {
 interface BuiltPod {
   metadata: {
     name: string;
+    namespace: string;
     labels: Record<string, string>;
     annotations: Record<string, string>;
     ownerReferences: object[];
@@ -152,7 +153,10 @@ describe("a model's pod", () => {
     expect(environmentOf(engine!)).toMatchObject({
       GREENTHREAD_POOL: '/run/greenthread/pool',
       GREENTHREAD_IMAGE_DIR: '/run/greenthread/image',
-      GREENTHREAD_ENGINE_HASH: metadata.annotations[annotations.engineHash],
+      GREENTHREAD_ENGINE_HASH: imagesFolder(
+        metadata.namespace,
+        metadata.annotations[annotations.engineHash]!,
+      ),
     });
     expect(environmentOf(engine!).GREENTHREAD_WEIGHTS).toBeUndefined();
     for (const container of spec.initContainers)

@@ -6,6 +6,7 @@ import { podNotes } from '../../../../agent/decide/staging/pod-notes.ts';
 import { isOf, parseWeights } from '../../../../agent/decide/staging/weights-name.ts';
 import { hostMemory } from '../../../../agent/observe/pool/host-memory.ts';
 import { lookAtForm, readHead } from '../../../../agent/observe/pool/weights-form.ts';
+import { imagesFolder } from '../../../../proto/names.ts';
 import { gthreadFolder } from '../../../../proto/weights.ts';
 import { commit, key, uid, weights } from './facts.ts';
 import { temporaryFolder, writeForm } from './form-on-disk.ts';
@@ -58,7 +59,7 @@ describe('a pod that loads the gthread form', () => {
       podUid: uid(1),
       weights: weights(1),
       pinned: true,
-      engineHash: 'h1',
+      engineHash: imagesFolder('n', 'h1'),
       ranks: 2,
       deleting: false,
     });
@@ -81,6 +82,13 @@ describe('a pod that loads the gthread form', () => {
     expect(podNotes(object(of))).toMatchObject({ pinned: false, ranks: 1 });
     const { 'greenthread.ai/weights-pinned': _, ...unsaid } = of;
     expect(podNotes(object(unsaid))?.pinned).toBe(false);
+  });
+
+  it('has images of its own namespace, whatever its hash says', () => {
+    const folder = (namespace: string) => podNotes(object(notes, { namespace }))!.engineHash!;
+    expect(folder('team-b')).not.toBe(folder('team-a'));
+    expect(folder('team-a')).toBe(imagesFolder('team-a', 'h1'));
+    expect(folder('team-a')).toMatch(/^[0-9a-f]{40}$/);
   });
 
   it('has no images when its hash is no name', () => {
