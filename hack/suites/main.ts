@@ -7,6 +7,7 @@ import { parseArgs } from 'node:util';
 import { type Sizes, suites } from './suites.ts';
 
 const help = `usage: ./hack/test [NAME...] [--seeds N] [--requests N] [--minutes N] [--wakes N]
+       [--runs N] [--real N] [--seed S]
 suites: ${Object.keys(suites)
   .map((name) => `\n  ${name.padEnd(10)} ${suites[name]?.what}`)
   .join('')}
@@ -24,6 +25,9 @@ function parse(args: string[]): { named: string[]; sizes: Sizes } {
       requests: { type: 'string' },
       minutes: { type: 'string' },
       wakes: { type: 'string' },
+      runs: { type: 'string' },
+      real: { type: 'string' },
+      seed: { type: 'string' },
     },
   });
   const size = (flag: keyof Sizes): number | undefined => {
@@ -39,6 +43,9 @@ function parse(args: string[]): { named: string[]; sizes: Sizes } {
       requests: size('requests'),
       minutes: size('minutes'),
       wakes: size('wakes'),
+      runs: size('runs'),
+      real: size('real'),
+      seed: size('seed'),
     },
   };
 }

@@ -35,6 +35,29 @@ export async function step(
   return { passed: 0, failed: 1 };
 }
 
+/** Runs one command with its output shown, whose last line says `N passed, N failed`; without that line it is one failure. */
+export async function counted(
+  what: string,
+  command: string,
+  args: string[],
+  timeoutMs: number,
+): Promise<Result> {
+  const { exitCode, timedOut, stdout } = await execa(command, args, {
+    preferLocal: true,
+    stdin: 'ignore',
+    stdout: ['inherit', 'pipe'],
+    stderr: 'inherit',
+    reject: false,
+    timeout: timeoutMs,
+  });
+  const said = /^(\d+) passed, (\d+) failed$/.exec(stdout.split('\n').at(-1) ?? '');
+  const result = said && { passed: Number(said[1]), failed: Number(said[2]) };
+  if (result && (exitCode === 0 || result.failed > 0)) return result;
+  const why = timedOut ? `no end within ${timeoutMs} ms` : `exit ${exitCode}`;
+  console.error(`FAILED: ${what} (${command} ${args.join(' ')}): ${why}`);
+  return { passed: result?.passed ?? 0, failed: 1 };
+}
+
 interface VitestReport {
   numPassedTests: number;
   numFailedTests: number;

@@ -1,5 +1,5 @@
 /** The suites of ./hack/test by name: what each shows, whether the gate runs it, and how. */
-import { type Result, step, sum, vitest } from './run.ts';
+import { counted, type Result, step, sum, vitest } from './run.ts';
 
 export interface Sizes {
   /** Seeds of simulated schedules and of kills at random moments. */
@@ -10,6 +10,11 @@ export interface Sizes {
   minutes: number | undefined;
   /** Of the canary. */
   wakes: number | undefined;
+  /** Lives under kills, and how many of them on the real vLLM. */
+  runs: number | undefined;
+  real: number | undefined;
+  /** The first of those lives; alone when there is no number of them. */
+  seed: number | undefined;
 }
 
 export interface Suite {
@@ -26,6 +31,8 @@ const seedsQuick = 500;
 const wakesDefault = 1_000;
 /** At a second and a half for each wake of the default, ms. */
 const canaryMsMax = 30 * 60_000;
+/** At half a minute for each life of 200 and five minutes for each of 10 on the real vLLM, ms. */
+const faultsMsMax = 150 * 60_000;
 /** A size can make any of these long; without one none takes more than this, ms. */
 const simMsMax = 60 * 60_000;
 /** A first installation and some boots of the real vLLM on two busy cores, ms. */
@@ -118,6 +125,16 @@ export const suites: Record<string, Suite> = {
     gate: false,
     run: ({ wakes = wakesDefault }) =>
       step('canary', 'node', ['test/vllm/canary.ts', '--wakes', String(wakes)], canaryMsMax),
+  },
+  faults: {
+    what: 'kill -9 of agent, converter and engine at random points of two Models’ lives on one node; --runs N (20, 3 minutes), of which --real N (0) on the real vLLM, --seed S',
+    gate: false,
+    run: ({ runs, real, seed }) => {
+      const words = Object.entries({ runs, real, seed }).flatMap(([name, value]) =>
+        value === undefined ? [] : [`--${name}`, String(value)],
+      );
+      return counted('faults', 'node', ['test/faults/main.ts', ...words], faultsMsMax);
+    },
   },
   quick: {
     what: `unit, ${seedsQuick} seeds, and one node of the cluster`,

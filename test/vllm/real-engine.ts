@@ -19,7 +19,7 @@ const statusKiB = (pid: number, field: string): number =>
   Number(new RegExp(`^${field}:\\s+(\\d+)`, 'm').exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? 0);
 
 /** A process and its descendants, from /proc. */
-function family(pid: number): number[] {
+export function family(pid: number): number[] {
   const parents = new Map<number, number>();
   for (const name of readdirSync('/proc')) {
     if (!/^\d+$/.test(name)) continue;
@@ -36,7 +36,8 @@ function family(pid: number): number[] {
   return found;
 }
 
-const nameOf = (pid: number): string => {
+/** As /proc/<pid>/comm has it; empty when there is no such process. */
+export const nameOf = (pid: number): string => {
   try {
     return readFileSync(`/proc/${pid}/comm`, 'utf8').trim();
   } catch {
