@@ -5,7 +5,6 @@ import { imagesFolder } from '#proto/names.ts';
 import { engineEnvironment } from '../../hack/one-node/engine-command.ts';
 import type { EngineAt, PodOptions } from '../../hack/one-node/node.ts';
 import { python } from '../../hack/one-node/programs.ts';
-import { imagesFolder } from '../../proto/names.ts';
 import { family, nameOf } from '../vllm/real-engine.ts';
 import type { EnginePart, ModelName, Plan } from './plan.ts';
 
