@@ -3,8 +3,8 @@
 import { join } from 'node:path';
 import { errorText, type Log } from '#platform/log.ts';
 import { makeStaged, stagedFolder } from './act/staging/pool-folder.ts';
-import { createReaders } from './act/staging/readers.ts';
 import { abandonStaged, type StagingOutcome, type StagingRun, startStaging } from './act/staging/stage.ts';
+import { createReader } from './act/staging/start-reader.ts';
 import { parseWeights } from './decide/staging/weights-name.ts';
 import type { ToStage } from './decide/staging/words.ts';
 import { readHead } from './observe/pool/weights-form.ts';
@@ -41,7 +41,7 @@ export function createStager(parts: {
   log: Log;
 }): Stager {
   const { poolDir, modelsDir, nowMs, log } = parts;
-  const readers = createReaders();
+  const reader = createReader();
   let running: Running | null = null;
 
   async function stage(mine: Running): Promise<StagingOutcome> {
@@ -54,7 +54,7 @@ export function createStager(parts: {
         formFolder: join(modelsDir, weights),
         stagedFolder: folder,
         manifest,
-        readers,
+        reader,
       });
       return await mine.run.ended;
     } catch (error) {
@@ -89,7 +89,7 @@ export function createStager(parts: {
     async close() {
       stop();
       await running?.ended;
-      readers.close();
+      reader.close();
     },
   };
 }

@@ -2,6 +2,8 @@
  * The calls of the C library that Node does not have, and the one place that knows koffi. It keeps no reference to what it
  * maps: who asked for a mapping releases it, and uses it no more.
  */
+import { constants } from 'node:os';
+import { getSystemErrorMap } from 'node:util';
 import koffi from 'koffi';
 
 const libc = koffi.load(null);
@@ -9,6 +11,8 @@ const mmap = libc.func('void *mmap(void *, size_t, int, int, int, intptr_t)');
 const munmap = libc.func('int munmap(void *, size_t)');
 const madvise = libc.func('int madvise(void *, size_t, int)');
 const posixFadvise = libc.func('int posix_fadvise(int, intptr_t, intptr_t, int)');
+// It has no functions for asynchronous I/O: numbers and addresses, as io_setup(2) and those after it have them.
+const syscall = libc.func('intptr_t syscall(intptr_t, intptr_t, intptr_t, intptr_t, intptr_t, intptr_t)');
 
 // Linux, all architectures that Node runs on but MIPS and Alpha (asm-generic/mman-common.h, linux/fadvise.h).
 const protReadWrite = 3;
@@ -18,9 +22,16 @@ const adviseHugePages = 14;
 const adviseNotNeeded = 4;
 const hugePageBytes = 2 * 1024 * 1024;
 const mapFailed = 2n ** 64n - 1n;
+// asm/unistd.h of each; Linux has no others that Node runs on and we build for.
+const aioCalls: Partial<Record<NodeJS.Architecture, AioCalls>> = {
+  x64: { setup: 206, destroy: 207, getEvents: 208, submit: 209 },
+  arm64: { setup: 0, destroy: 1, submit: 2, getEvents: 4 },
+};
+type AioCalls = Record<'setup' | 'destroy' | 'submit' | 'getEvents', number>;
 
 export interface Mapping<T> {
   memory: T;
+  address: bigint;
   release(): void;
 }
 
@@ -44,6 +55,7 @@ export function hugeBuffer(bytes: number): Mapping<Buffer> {
   madvise(address + BigInt(shift), bytes, adviseHugePages);
   return {
     memory: Buffer.from(koffi.view(pointer, whole), shift, bytes),
+    address: address + BigInt(shift),
     release: () => void munmap(pointer, whole),
   };
 }
@@ -51,9 +63,10 @@ export function hugeBuffer(bytes: number): Mapping<Buffer> {
 /** The first bytes of a file as 64-bit words that other processes see, each written at once. */
 export function sharedWords(fd: number, count: number): Mapping<BigUint64Array> {
   const bytes = count * BigUint64Array.BYTES_PER_ELEMENT;
-  const { pointer } = map(bytes, mapShared, fd);
+  const { address, pointer } = map(bytes, mapShared, fd);
   return {
     memory: new BigUint64Array(koffi.view(pointer, bytes)),
+    address,
     release: () => void munmap(pointer, bytes),
   };
 }
@@ -61,4 +74,33 @@ export function sharedWords(fd: number, count: number): Mapping<BigUint64Array> 
 /** Takes a clean piece of a file out of the page cache, for what could not be read around it. */
 export function leavePageCache(fd: number, offset: number, bytes: number): void {
   posixFadvise(fd, offset, bytes, adviseNotNeeded);
+}
+
+/** Small pages of zeroes, for what the kernel reads and writes by its address. @throws Error when there is no memory */
+export function plainMemory(bytes: number): Mapping<Buffer> {
+  const { address, pointer } = map(bytes, mapPrivateAnonymous, -1);
+  return {
+    memory: Buffer.from(koffi.view(pointer, bytes)),
+    address,
+    release: () => void munmap(pointer, bytes),
+  };
+}
+
+/**
+ * One call of asynchronous I/O.
+ * @returns what the kernel returns, where that is no error
+ * @throws Error with its code, as Node's own calls do; ENOSYS on an architecture whose numbers are not known here
+ */
+export function aio(call: keyof AioCalls, ...args: (number | bigint)[]): number {
+  const number = aioCalls[process.arch]?.[call];
+  const [a = 0, b = 0, c = 0, d = 0, e = 0] = args;
+  const result = number === undefined ? -1 : Number(syscall(number, a, b, c, d, e));
+  if (result >= 0) return result;
+  throw systemError(number === undefined ? constants.errno.ENOSYS : koffi.errno(), `io_${call}`);
+}
+
+/** @param errno as the kernel has it, above 0 */
+export function systemError(errno: number, what: string): Error {
+  const [code, text] = getSystemErrorMap().get(-errno) ?? [`errno ${errno}`, 'unknown error'];
+  return Object.assign(new Error(`${code}: ${text}, ${what}`), { code });
 }

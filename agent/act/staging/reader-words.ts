@@ -1,7 +1,7 @@
-/** What a staging and its reader threads say to each other. */
+/** What a staging and its reader thread say to each other. */
 
 export interface ReaderJob {
-  /** Open in this process; the staging closes them when every reader has answered. */
+  /** Open in this process; the staging closes them when the reader has answered. */
   source: number;
   target: number;
   progress: number;
@@ -11,7 +11,7 @@ export interface ReaderJob {
   cached: boolean;
   /** chunkHashBytes for each chunk, as the manifest has them. */
   hashes: SharedArrayBuffer;
-  /** See `shareOf`. */
+  /** See `newShare`. */
   shared: SharedArrayBuffer;
 }
 
@@ -19,28 +19,17 @@ export interface ReaderJob {
 export type ReaderFault = { kind: 'hash' | 'room' | 'read'; chunk: number; code: string; message: string };
 export type ReaderAnswer = { fault: ReaderFault | null };
 
-/** What readers share: the next chunk to take, the first not whole yet, whether to stop, and which are whole. */
-export interface Share {
-  counters: Int32Array;
-  whole: Uint8Array;
-}
-export const counter = { next: 0, mark: 1, stop: 2 } as const;
-const counterBytes = 3 * Int32Array.BYTES_PER_ELEMENT;
+/** What both look at: the first chunk that is not whole yet, and whether to stop. */
+export const counter = { mark: 0, stop: 1 } as const;
 
 /** @param first chunk to read; those before it are whole */
-export function newShare(chunks: number, first: number): SharedArrayBuffer {
-  const shared = new SharedArrayBuffer(counterBytes + chunks);
-  const { counters, whole } = shareOf(shared);
-  counters[counter.next] = first;
-  counters[counter.mark] = first;
-  whole.fill(1, 0, first);
+export function newShare(first: number): SharedArrayBuffer {
+  const shared = new SharedArrayBuffer(Object.keys(counter).length * Int32Array.BYTES_PER_ELEMENT);
+  countersOf(shared)[counter.mark] = first;
   return shared;
 }
 
-export const shareOf = (shared: SharedArrayBuffer): Share => ({
-  counters: new Int32Array(shared, 0, 3),
-  whole: new Uint8Array(shared, counterBytes),
-});
+export const countersOf = (shared: SharedArrayBuffer): Int32Array => new Int32Array(shared);
 
 /** Words of the file `progress` (docs/weights.md). */
 export const progressWords = { filled: 0, state: 1 } as const;

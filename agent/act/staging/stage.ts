@@ -19,15 +19,15 @@ import { type WeightsHead, weightsFiles } from '#proto/weights.ts';
 import { removeBytes } from './pool-folder.ts';
 import {
   counter,
+  countersOf,
   newShare,
   progressBytes,
   progressStates,
   progressWords,
   type ReaderFault,
   type ReaderJob,
-  shareOf,
 } from './reader-words.ts';
-import type { Readers } from './readers.ts';
+import type { Reader } from './start-reader.ts';
 
 export type StagingOutcome =
   /** `readBytes` of them now, the rest was there; `cached`: why the page cache could not be left alone, null: it was. */
@@ -48,7 +48,7 @@ export interface StagingParts {
   /** In the pool, made before. */
   stagedFolder: string;
   manifest: WeightsHead;
-  readers: Readers;
+  reader: Reader;
 }
 
 /** The errors with which file systems refuse O_DIRECT, at the open or at the first read (open(2)). */
@@ -165,7 +165,7 @@ function openAll({ formFolder, stagedFolder }: StagingParts) {
 
 /** Starts at once. */
 export function startStaging(parts: StagingParts): StagingRun {
-  const { formFolder, stagedFolder, manifest, readers } = parts;
+  const { formFolder, stagedFolder, manifest, reader } = parts;
   const { bytes, chunkBytes } = manifest;
   const chunks = Math.ceil(bytes / chunkBytes);
   const hashes = new SharedArrayBuffer(manifest.chunkHashes.length);
@@ -177,9 +177,9 @@ export function startStaging(parts: StagingParts): StagingRun {
     const before = filledBytes(files.progress);
     noteForm(stagedFolder, manifest, before);
     const first = Math.min(Math.floor(before / chunkBytes), chunks);
-    shared = newShare(chunks, first);
-    const share = shareOf(shared);
-    if (stopped) share.counters[counter.stop] = 1;
+    shared = newShare(first);
+    const counters = countersOf(shared);
+    if (stopped) counters[counter.stop] = 1;
     const { source, target, progress } = files;
     const job: ReaderJob = {
       source,
@@ -192,15 +192,15 @@ export function startStaging(parts: StagingParts): StagingRun {
       cached: files.refused !== null,
     };
     let cached = files.refused;
-    let fault = await readers.run(job);
+    let fault = await reader.run(job);
     if (fault?.kind === 'read' && refusals.includes(fault.code) && !job.cached) {
       cached = `its file system refuses O_DIRECT (${fault.code})`;
-      const mark = Atomics.load(share.counters, counter.mark);
-      shared = newShare(chunks, mark);
-      if (stopped) shareOf(shared).counters[counter.stop] = 1;
-      fault = await readers.run({ ...job, source: files.cached(), cached: true, shared });
+      const mark = Atomics.load(counters, counter.mark);
+      shared = newShare(mark);
+      if (stopped) countersOf(shared)[counter.stop] = 1;
+      fault = await reader.run({ ...job, source: files.cached(), cached: true, shared });
     }
-    const mark = Atomics.load(shareOf(shared).counters, counter.mark);
+    const mark = Atomics.load(countersOf(shared), counter.mark);
     const filled = Math.min(mark * chunkBytes, bytes);
     const readBytes = filled - Math.min(first * chunkBytes, bytes);
     if (fault) {
@@ -230,7 +230,7 @@ export function startStaging(parts: StagingParts): StagingRun {
   return {
     stop() {
       stopped = true;
-      if (shared) Atomics.store(shareOf(shared).counters, counter.stop, 1);
+      if (shared) Atomics.store(countersOf(shared), counter.stop, 1);
     },
     ended: run(),
   };

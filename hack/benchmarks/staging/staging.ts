@@ -8,8 +8,8 @@ import { parseArgs, promisify } from 'node:util';
 import { build } from 'esbuild';
 import { decodeManifest, weightsFiles } from '#proto/weights.ts';
 import { makePool, makeStaged, stagedFolder } from '../../../agent/act/staging/pool-folder.ts';
-import { createReaders } from '../../../agent/act/staging/readers.ts';
 import { startStaging } from '../../../agent/act/staging/stage.ts';
+import { createReader } from '../../../agent/act/staging/start-reader.ts';
 import { median } from '../policy/figures.ts';
 import { makeForm, shardsOf } from './form.ts';
 import { fio, goFirst, installStreamers, startLoader, type Taken } from './peers.ts';
@@ -30,7 +30,7 @@ const key = 'benchmark';
 interface Place {
   first: boolean;
   /** A reader as in our image: bundled, so that no TypeScript is read when it starts. */
-  reader: URL;
+  readerUrl: URL;
   python: string;
   streamers: string;
   files: string[];
@@ -46,24 +46,24 @@ async function dropCaches(): Promise<void> {
 
 /** Our staging as the agent does it, from the open to the last byte checked. */
 async function ours(
-  { form, pool, reader, first }: Place,
+  { form, pool, readerUrl, first }: Place,
   meanwhile: () => Promise<Taken> = async () => none,
 ): Promise<Taken> {
   const manifest = decodeManifest(readFileSync(join(form, weightsFiles.manifest)));
-  const readers = createReaders(reader);
+  const reader = createReader(readerUrl);
   makeStaged(pool, key, manifest.bytes);
   await dropCaches();
   if (first) await goFirst(process.pid, true);
   const cpu = process.cpuUsage();
   const began = performance.now();
-  const run = startStaging({ formFolder: form, stagedFolder: stagedFolder(pool, key), manifest, readers });
+  const run = startStaging({ formFolder: form, stagedFolder: stagedFolder(pool, key), manifest, reader });
   const loaded = meanwhile();
   const outcome = await run.ended;
   const seconds = (performance.now() - began) / 1000;
   const { user, system } = process.cpuUsage(cpu);
   const after = await loaded;
   if (first) await goFirst(process.pid, false);
-  readers.close();
+  reader.close();
   rmSync(stagedFolder(pool, key), { recursive: true });
   if (outcome.type !== 'whole') throw new Error(`staging: ${JSON.stringify(outcome)}`);
   if (outcome.cached) console.log(`note: ${outcome.cached}`);
@@ -134,7 +134,7 @@ async function prepare(gigabytes: string, first: boolean): Promise<Place> {
   const files = (await shardsOf(model)).map((name) => join(model, name));
   const pool = mkdtempSync('/dev/shm/greenthread-bench-');
   makePool(pool);
-  return { first, reader: await bundleReader(), python, streamers, files, form, pool };
+  return { first, readerUrl: await bundleReader(), python, streamers, files, form, pool };
 }
 
 const ratio = (a: number, b: number): string => (a / b).toFixed(2);

@@ -5,15 +5,15 @@ import { existsSync, mkdirSync, readFileSync, truncateSync, writeFileSync } from
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { makePool, makeStaged, stagedFolder } from '../../../../agent/act/staging/pool-folder.ts';
-import { counter, shareOf } from '../../../../agent/act/staging/reader-words.ts';
-import { createReaders, type Readers } from '../../../../agent/act/staging/readers.ts';
+import { counter, countersOf } from '../../../../agent/act/staging/reader-words.ts';
 import { startStaging } from '../../../../agent/act/staging/stage.ts';
+import { createReader, type Reader } from '../../../../agent/act/staging/start-reader.ts';
 import { largePageBytes } from '../../../../proto/weights.ts';
 import { key } from './facts.ts';
 import { type FormOnDisk, temporaryFolder, writeForm } from './form-on-disk.ts';
 
-const readers = createReaders();
-afterAll(() => readers.close());
+const reader = createReader();
+afterAll(() => reader.close());
 
 function place(pages = 5, formsIn?: string) {
   const root = temporaryFolder();
@@ -24,8 +24,8 @@ function place(pages = 5, formsIn?: string) {
   return { form, folder: stagedFolder(pool, key(1)) };
 }
 
-const begin = ({ form, folder }: ReturnType<typeof place>, by: Readers = readers) =>
-  startStaging({ formFolder: form.folder, stagedFolder: folder, manifest: form.manifest, readers: by });
+const begin = ({ form, folder }: ReturnType<typeof place>, by: Reader = reader) =>
+  startStaging({ formFolder: form.folder, stagedFolder: folder, manifest: form.manifest, reader: by });
 
 const formHash = ({ manifest }: FormOnDisk): string =>
   createHash('sha256').update(manifest.chunkHashes).digest('hex');
@@ -105,11 +105,11 @@ describe('a staging', () => {
     const at = place(12);
     /** Reads one chunk at a time and looks at what a loader would see. */
     const seen: number[] = [];
-    const watching: Readers = {
+    const watching: Reader = {
       close() {},
       async run(job) {
-        const answer = readers.run(job);
-        while (Atomics.load(shareOf(job.shared).counters, counter.mark) < 12) {
+        const answer = reader.run(job);
+        while (Atomics.load(countersOf(job.shared), counter.mark) < 12) {
           const [filled] = progress(at.folder);
           const staged = readFileSync(join(at.folder, 'weights')).subarray(0, filled);
           if (!staged.equals(at.form.bytes.subarray(0, filled))) throw new Error(`false at ${filled}`);

@@ -5,6 +5,7 @@ import { Registry } from 'prom-client';
 import { afterEach, describe, expect, it } from 'vitest';
 import { imageMagic } from '../../../../agent/decide/staging/images.ts';
 import { type Staging, startStaging } from '../../../../agent/staging.ts';
+import { imagesFolder } from '../../../../proto/names.ts';
 import { cleanUp, folder, keptLog, podUid, until } from '../runtime/until.ts';
 import { key, weights } from './facts.ts';
 import { writeForm } from './form-on-disk.ts';
@@ -129,7 +130,7 @@ describe('staging on a node', () => {
     writeFileSync(join(own, name), head);
     truncateSync(join(own, name), 2 * page);
     agent.staging.heard({ type: 'ready', podUid: podUid(1) });
-    expect(existsSync(join(at.poolDir, 'images', 'hash1', name))).toBe(true);
+    expect(existsSync(join(at.poolDir, 'images', imagesFolder('default', 'hash1'), name))).toBe(true);
     rmSync(join(at.poolDir, 'staged', key(1)), { recursive: true });
     agent.list(
       object(1),
@@ -149,7 +150,7 @@ describe('staging on a node', () => {
     const head = Buffer.alloc(2 * page);
     head.write(imageMagic);
     writeFileSync(join(own, name), head);
-    const inTheWay = join(at.poolDir, 'images', 'hash1');
+    const inTheWay = join(at.poolDir, 'images', imagesFolder('default', 'hash1'));
     writeFileSync(inTheWay, '');
     agent.list(object(1));
     agent.list(object(1));

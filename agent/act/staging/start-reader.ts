@@ -1,26 +1,19 @@
-/** The reader threads: started when something is to be staged, ended when nothing was for a while. */
-import { availableParallelism } from 'node:os';
+/** The reader thread: started when something is to be staged, ended when nothing was for a while. */
 import { Worker } from 'node:worker_threads';
 import { errorText } from '#platform/log.ts';
-import { counter, type ReaderAnswer, type ReaderFault, type ReaderJob, shareOf } from './reader-words.ts';
+import { counter, countersOf, type ReaderAnswer, type ReaderFault, type ReaderJob } from './reader-words.ts';
 
-/**
- * Reads in flight at once: what disks are measured with. A reader is on a CPU for about half its time (to check and to write into
- * the pool), so there are no more of them than CPUs.
- */
-export const readersMax = 4;
-const readersMin = 2;
-/** Each has a heap of its own, and needs next to none, MB. */
+/** It has a heap of its own, and needs next to none, MB. */
 const heapMbMax = 32;
-/** Ended when idle for this long, ms: they hold some 15 MB each. */
+/** Ended when idle for this long, ms: it holds some 50 MB. */
 const idleMs = 30_000;
 /** No chunk for this long means that the disk hangs, ms. */
 const stallMsMax = 60_000;
-/** A reader that is told to stop does so after the chunk it has, ms. */
+/** A reader that is told to stop does so after the chunks that are on their way, ms. */
 const stopMsMax = 15_000;
 
-export interface Readers {
-  /** One job at a time. @returns what went wrong first; null when nothing did, a stop included */
+export interface Reader {
+  /** One job at a time. @returns what went wrong; null when nothing did, a stop included */
   run(job: ReaderJob): Promise<ReaderFault | null>;
   close(): void;
 }
@@ -37,13 +30,11 @@ function startThread(url: URL): Worker {
   return thread;
 }
 
-/** What one thread says to one job; one that dies says so too. */
+/** What the thread says to one job; one that dies says so too. */
 function answerOf(thread: Worker, job: ReaderJob): Promise<ReaderFault | null> {
   return new Promise((resolve) => {
-    const died = (what: string): void => {
-      Atomics.store(shareOf(job.shared).counters, counter.stop, 1);
-      settle({ kind: 'read', chunk: -1, code: 'READER', message: `a reader thread ended: ${what}` });
-    };
+    const died = (what: string): void =>
+      settle({ kind: 'read', chunk: -1, code: 'READER', message: `the reader thread ended: ${what}` });
     const onMessage = ({ fault }: ReaderAnswer): void => settle(fault);
     const onError = (error: unknown): void => died(errorText(error));
     const onExit = (code: number): void => died(`exit code ${code}`);
@@ -59,7 +50,7 @@ function answerOf(thread: Worker, job: ReaderJob): Promise<ReaderFault | null> {
 /** Resolves when the job stands still for too long. */
 function stalled(job: ReaderJob, ended: Promise<unknown>): Promise<ReaderFault> {
   return new Promise((resolve) => {
-    const { counters } = shareOf(job.shared);
+    const counters = countersOf(job.shared);
     let mark = -1;
     let sinceMs = performance.now();
     const timer = setInterval(() => {
@@ -84,38 +75,34 @@ function stalled(job: ReaderJob, ended: Promise<unknown>): Promise<ReaderFault> 
   });
 }
 
-/** @param thread what a reader runs */
-export function createReaders(thread = threadUrl()): Readers {
-  const count = Math.min(readersMax, Math.max(readersMin, availableParallelism()));
-  let threads: Worker[] = [];
+/** @param url what the thread runs */
+export function createReader(url = threadUrl()): Reader {
+  let thread: Worker | null = null;
   let idle: NodeJS.Timeout | undefined;
 
   const close = (): void => {
     clearTimeout(idle);
-    // They let go of their buffers themselves: a terminated thread would leave them mapped.
-    for (const thread of threads) thread.postMessage('end');
-    threads = [];
+    // It lets go of its buffer itself: a terminated thread would leave that mapped.
+    thread?.postMessage('end');
+    thread = null;
   };
 
   return {
     async run(job) {
       clearTimeout(idle);
-      if (threads.length === 0) threads = Array.from({ length: count }, () => startThread(thread));
-      const answers = Promise.all(threads.map((thread) => answerOf(thread, job)));
-      const stall = await Promise.race([answers.then(() => null), stalled(job, answers)]);
-      if (stall) {
-        // Whoever hangs in the kernel hangs; the next job gets threads of its own.
-        for (const thread of threads) void thread.terminate();
-        threads = [];
-        return stall;
-      }
-      const faults = (await answers).filter((fault) => fault !== null);
-      if (faults.some(({ code }) => code === 'READER')) close();
+      thread ??= startThread(url);
+      const answer = answerOf(thread, job);
+      const fault = await Promise.race([answer, stalled(job, answer)]);
+      if (fault?.code === 'STALLED') {
+        // What hangs in the kernel hangs; the next job gets a thread of its own.
+        void thread.terminate();
+        thread = null;
+      } else if (fault?.code === 'READER') thread = null;
       else {
         idle = setTimeout(close, idleMs);
         idle.unref();
       }
-      return faults.find(({ code }) => code !== 'READER') ?? faults[0] ?? null;
+      return fault;
     },
     close,
   };
