@@ -1,7 +1,7 @@
 /** A process of its own that lives one life after the other, as its parent asks: what one life computes delays no other's kills. */
 import { unlinkSync } from 'node:fs';
 import type { Usual } from './killing.ts';
-import { type LifeResult, live } from './life.ts';
+import { abandon, type LifeResult, live } from './life.ts';
 import { calmPlan, type Kind, planFor } from './plan.ts';
 import { settingFor } from './setting.ts';
 import type { Setting } from './world.ts';
@@ -42,5 +42,8 @@ process.on('message', (job: LaneJob) => {
     },
   );
 });
-// Whoever is interrupted ends its programs: the lane's group is ended with it.
-process.on('disconnect', () => process.exit(1));
+/** Whoever started this has ended or was interrupted: no program of the life may outlive it. */
+const leave = (): void => void abandon().finally(() => process.exit(1));
+process.once('disconnect', leave);
+process.once('SIGTERM', leave);
+process.on('SIGINT', () => {}); // a terminal sends it to all: the parent's end is heard above

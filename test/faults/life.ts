@@ -211,4 +211,19 @@ class Life {
   }
 }
 
-export const live = (options: LifeOptions): Promise<LifeResult> => new Life(options).run();
+let running: Life | null = null;
+
+/** One at a time. */
+export async function live(options: LifeOptions): Promise<LifeResult> {
+  running = new Life(options);
+  try {
+    return await running.run();
+  } finally {
+    running = null;
+  }
+}
+
+/** Ends the programs of the life that is being lived, if any. */
+export async function abandon(): Promise<void> {
+  await running?.world.close();
+}

@@ -7,6 +7,7 @@
  */
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
+import { rmSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -139,6 +140,11 @@ async function runKind(
 async function main(): Promise<void> {
   const { runs, real, seed, lanes } = readNumbers(process.argv.slice(2));
   const folder = await makeFolder();
+  for (const signal of ['SIGINT', 'SIGTERM'] as const)
+    process.once(signal, () => {
+      rmSync(folder, { recursive: true, force: true });
+      process.exit(1);
+    });
   const seeds = Array.from({ length: runs }, (_, n) => seed + n);
   try {
     await runKind('sim', seeds.slice(0, runs - real), lanes, folder, runs);

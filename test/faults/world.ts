@@ -55,6 +55,7 @@ export class World {
   readonly #podModels = new Map<string, ModelName>();
   readonly #reference: Record<string, number[]>;
   #isClosed = false;
+  #closing: Promise<void> | null = null;
 
   /** @param reference the real engine's tokens by model and question; what is not there is taken from the first answer */
   constructor(plan: Plan, setting: Setting, reference: Record<string, number[]>) {
@@ -272,7 +273,12 @@ export class World {
   }
 
   /** @param logFile what agent, launchers and sidecars said is added to it */
-  async close(logFile?: string): Promise<void> {
+  close(logFile?: string): Promise<void> {
+    this.#closing ??= this.#close(logFile);
+    return this.#closing;
+  }
+
+  async #close(logFile?: string): Promise<void> {
     this.#isClosed = true;
     for (const job of this.jobs.values()) await job.close();
     if (this.#agent) await end(this.#agent, 'SIGKILL');
