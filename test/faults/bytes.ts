@@ -1,6 +1,6 @@
 /** Whether what lies on disk and in the pool is, byte by byte, what the upstream has. Each answers with what is wrong; null: nothing. */
 import { createHash } from 'node:crypto';
-import { existsSync, readdirSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { type FileHandle, open, readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { xxh64 } from '@node-rs/xxhash';
@@ -148,6 +148,15 @@ export async function stagedFault(staged: string, form: string): Promise<string 
     return fault && `${staged}: ${fault} though the watermark is ${filled}`;
   } finally {
     await weights.close();
+  }
+}
+
+/** The watermark, bytes; 0 when nothing is staged. */
+export function stagedBytes(staged: string): number {
+  try {
+    return Number(readFileSync(join(staged, 'progress')).readBigUInt64LE(0));
+  } catch {
+    return 0;
   }
 }
 

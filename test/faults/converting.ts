@@ -9,6 +9,8 @@ import { listenToConverter } from './words.ts';
 
 /** As converter/act/lock.ts has it: a lock that was not touched for so long is a dead one's, ms. */
 const lockStaleMs = 30_000;
+/** A Job beyond this is stuck, ms: three kills, each with its lock's 30 s, and 1.2 GB fetched and converted each time, on busy cores. */
+const jobMsMax = 300_000;
 /** Kills that one Job may meet, and one more start. */
 const startsMax = 6;
 
@@ -74,9 +76,14 @@ export function runJob(options: JobOptions): Job {
     throw new Error(`${model}'s Job has not succeeded after ${startsMax} starts`);
   };
 
+  const late = async (): Promise<never> => {
+    await delay(jobMsMax, undefined, { ref: false });
+    throw new Error(`${model}'s Job had no end in ${jobMsMax} ms`);
+  };
+
   return {
     kill: () => running?.child.kill('SIGKILL') ?? false,
-    done: run(),
+    done: Promise.race([run(), late()]),
     async close() {
       isClosed = true;
       if (running) await end(running, 'SIGKILL');

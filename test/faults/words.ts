@@ -7,7 +7,8 @@ import type { Timeline } from './timeline.ts';
 export const phaseWords: Record<Phase, (model: ModelName) => { begin: string; end: string[] }> = {
   fetch: (model) => ({ begin: `fetching ${model}`, end: [`published ${model}`] }),
   convert: (model) => ({ begin: `published ${model}`, end: [`converted ${model}`] }),
-  stage: (model) => ({ begin: `staging ${model}`, end: [`staged ${model}`] }),
+  // From its first chunk on: before that threads are started, which takes longer than some dozen MiB.
+  stage: (model) => ({ begin: `flows ${model}`, end: [`staged ${model}`] }),
   boot: (model) => ({ begin: `started ${model}`, end: [`ready ${model}`] }),
   serve: (model) => ({ begin: `first ${model}`, end: [`answered ${model}`] }),
   // Over when its bytes were measured free: then the one that waited is let go.

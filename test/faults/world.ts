@@ -1,6 +1,6 @@
 /** One node for one life: agent, hub, API server, the Jobs of both Models and their pods, each killed and started again as the cluster would. */
 import { randomBytes } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { annotations } from '#proto/names.ts';
@@ -9,7 +9,7 @@ import { type Hub, startHub } from '../../hack/hub/hub.ts';
 import { type ApiServer, createApiServer } from '../../hack/one-node/api-server.ts';
 import { createOneNode, type OneNode, type Pod } from '../../hack/one-node/node.ts';
 import { end, type Program, start, until } from '../../hack/one-node/programs.ts';
-import { formFault, publishedFault, stagedFault } from './bytes.ts';
+import { formFault, publishedFault, stagedBytes, stagedFault } from './bytes.ts';
 import { ask, isRight, type Outcome, questions } from './clients.ts';
 import { type Job, runJob } from './converting.ts';
 import { engineHash, engineOptions, gpuOf, occupiedMiB, partOf } from './engines.ts';
@@ -34,6 +34,8 @@ export interface Setting {
 const hubBytesPerSecond = 50_000_000;
 /** A tmpfs, as on a node. */
 const poolParent = '/dev/shm';
+/** Between two looks at a watermark, ms. */
+const watchMs = 2;
 /** Turns end soon, and what runs is frozen soon, ms. */
 const fairness = { minRuntimeMs: 200, maxWaitTimeMs: 200 };
 const sleep = { idleTimeoutMs: 3_600_000, drainTimeoutMs: 300 };
@@ -82,6 +84,7 @@ export class World {
       this.#stranger = start('gpu-sim-hold', [this.node.uuids[0]!, String(mib)], this.node.env);
       await until('the stranger to hold memory', () => this.node.usedBytes() >= mib * 2 ** 20);
     }
+    for (const model of models) this.timeline.on(`staging ${model}`, () => void this.#watchStaging(model));
     this.#keepAgent().catch((error: unknown) => this.problems.push(String(error)));
   }
 
@@ -93,6 +96,16 @@ export class World {
     }
     this.#agent = program;
     listenToAgent(program, this.timeline, (podUid) => this.#podModels.get(podUid));
+  }
+
+  /** Sees when bytes begin to come into the pool, to some ms. */
+  async #watchStaging(model: ModelName): Promise<void> {
+    const agent = this.#agent;
+    while (stagedBytes(this.stagedOf(model)) === 0) {
+      if (this.#isClosed || agent !== this.#agent) return;
+      await delay(watchMs);
+    }
+    this.timeline.see(`flows ${model}`, `at ${stagedBytes(this.stagedOf(model))} bytes`);
   }
 
   /** Starts it, and again after each kill, as the cluster would. */
@@ -176,11 +189,14 @@ export class World {
     this.timeline.see(`pod ${model}`, pod.podUid);
   }
 
-  /** A folder that exists is whole, whenever one looks. */
+  /** A folder that exists is whole, whenever one looks; one that is not there is no fault. */
   async checkDisk(model: ModelName): Promise<void> {
     const upstream = this.setting.upstreams[model];
-    await this.#check(() => publishedFault(upstream, this.folderOf(model)));
-    await this.#check(() => formFault(upstream, this.formOf(model)));
+    for (const [folder, faultOf] of [
+      [this.folderOf(model), publishedFault],
+      [this.formOf(model), formFault],
+    ] as const)
+      if (existsSync(folder)) await this.#check(() => faultOf(upstream, folder));
   }
 
   async checkPool(): Promise<void> {
@@ -188,20 +204,9 @@ export class World {
       await this.#check(() => stagedFault(this.stagedOf(model), this.formOf(model)));
   }
 
-  /** What is not there (yet) is no fault. */
   async #check(faultOf: () => Promise<string | null>): Promise<void> {
-    try {
-      const fault = await faultOf();
-      if (fault) this.problems.push(fault);
-    } catch (error) {
-      const { code, path } = error as NodeJS.ErrnoException;
-      const isAbsent =
-        code === 'ENOENT' &&
-        models.some((model) =>
-          [this.folderOf(model), join(this.formOf(model), 'manifest.pb')].includes(path!),
-        );
-      if (!isAbsent) this.problems.push(String(error));
-    }
+    const fault = await faultOf().catch(String);
+    if (fault) this.problems.push(fault);
   }
 
   /** kill -9, now. @returns false when there is no such process */
