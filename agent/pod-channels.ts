@@ -8,7 +8,12 @@ import { engineSocket } from './act/engine-socket.ts';
 import { type SuspendableEngine, suspendable } from './act/suspend.ts';
 import { createLauncherLink, type LauncherLink, type LauncherLinkEvent } from './observe/launcher-link.ts';
 import { listenInPod, type PodSocket } from './observe/pod-socket.ts';
-import { createSidecarLink, type LinkEvent, type SidecarLink } from './observe/sidecar-link.ts';
+import {
+  createSidecarLink,
+  type LinkEvent,
+  type LinkOptions,
+  type SidecarLink,
+} from './observe/sidecar-link.ts';
 
 export interface PodChannel {
   sidecar: SidecarLink;
@@ -24,10 +29,10 @@ export interface PodChannel {
 export function openPodChannel(
   podUid: string,
   directory: string,
-  parts: { release: string; emit(event: LinkEvent | LauncherLinkEvent): void; log: Log },
+  parts: LinkOptions & { emit(event: LinkEvent | LauncherLinkEvent): void; log: Log },
 ): PodChannel {
-  const { release, emit, log } = parts;
-  const sidecar = createSidecarLink(podUid, release, emit, log);
+  const { emit, log } = parts;
+  const sidecar = createSidecarLink(podUid, parts, emit, log);
   const checkpoints = createCheckpoints((message) => launcher.send(message));
   const launcher = createLauncherLink(podUid, emit, log, checkpoints.heard);
   const engine = suspendable(createEngine(engineSocket(join(directory, sockets.engine))), checkpoints);

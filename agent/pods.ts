@@ -8,7 +8,7 @@ import type { Untimed } from './decide/launcher-line.ts';
 import { type PodObject, podFact } from './decide/resource-facts.ts';
 import type { LauncherLinkEvent } from './observe/launcher-link.ts';
 import { type PodDirectories, watchPodDirectories } from './observe/pod-directories.ts';
-import type { LinkEvent } from './observe/sidecar-link.ts';
+import type { LinkEvent, LinkOptions } from './observe/sidecar-link.ts';
 import { openPodChannel, type PodChannel } from './pod-channels.ts';
 
 /** After this the arbiter decides by what it knows, whoever is still silent, ms. */
@@ -31,9 +31,8 @@ export interface NodePods {
   close(): void;
 }
 
-export interface NodePodsParts {
+export interface NodePodsParts extends LinkOptions {
   root: string;
-  release: string;
   post(event: Untimed<ArbiterEvent>): void;
   log: Log;
 }
@@ -74,7 +73,8 @@ function settleWatch(post: NodePodsParts['post']) {
  * Serves every pod directory from now on.
  * @throws Error when the root cannot be made or read
  */
-export function serveNodePods({ root, release, post, log }: NodePodsParts): NodePods {
+export function serveNodePods(parts: NodePodsParts): NodePods {
+  const { root, release, holdsBack, post, log } = parts;
   const channels = new Map<string, PodChannel>();
   const heard = new Map<string, Heard>();
   const facts = new Map<string, PodFact>();
@@ -118,7 +118,7 @@ export function serveNodePods({ root, release, post, log }: NodePodsParts): Node
     root,
     {
       appeared(podUid, path) {
-        channels.set(podUid, openPodChannel(podUid, path, { release, emit, log }));
+        channels.set(podUid, openPodChannel(podUid, path, { release, holdsBack, emit, log }));
         if (atStart) settling.expect(podUid);
         else log.info('a pod directory appeared', { podUid });
       },

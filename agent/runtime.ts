@@ -30,7 +30,8 @@ const silenceMsMax = 60_000;
 
 /** The arbiter as the loop uses it. */
 export interface Arbiter<State> {
-  initial(startedAtMs: number): State;
+  /** @param canary each boot and wake is followed by a canary's question */
+  initial(startedAtMs: number, canary: boolean): State;
   decide(state: State, event: ArbiterEvent): { state: State; effects: ArbiterEffect[] };
   ledger(state: State): readonly Books[];
   /** By GPU UUID. @param wallClock monotonic ms as wall clock, RFC 3339 */
@@ -85,7 +86,8 @@ const reporterOf = <State>(rooms: Rooms<State>, { environment, log }: AgentParts
     nowMs,
   });
 
-function loopOf<State>(rooms: Rooms<State>, { arbiter, log }: AgentParts<State>): Loop<State> {
+function loopOf<State>(rooms: Rooms<State>, parts: AgentParts<State>): Loop<State> {
+  const { arbiter, environment, log } = parts;
   const { explain } = rooms;
   const carry = createCarrier({
     toSidecar: (podUid, message) => rooms.pods.channel(podUid)?.sidecar.send(message) ?? false,
@@ -100,7 +102,7 @@ function loopOf<State>(rooms: Rooms<State>, { arbiter, log }: AgentParts<State>)
     nowMs,
   });
   return createLoop<State>({
-    initial: arbiter.initial(nowMs()),
+    initial: arbiter.initial(nowMs(), environment.canary),
     decide(state, event) {
       rooms.metrics.heard(event);
       rooms.staging.heard(event);
@@ -195,7 +197,13 @@ export async function startAgent<State>(parts: AgentParts<State>): Promise<Runni
     post,
     log,
   });
-  rooms.pods = serveNodePods({ root: environment.podsDir, release: environment.release, post, log });
+  rooms.pods = serveNodePods({
+    root: environment.podsDir,
+    release: environment.release,
+    holdsBack: environment.canary,
+    post,
+    log,
+  });
   rooms.gpus = gpusOf(rooms, parts, registry);
   const heartbeat = setInterval(() => post({ type: 'tick' }), heartbeatMs);
 

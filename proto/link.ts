@@ -42,6 +42,8 @@ export interface Hello {
   epoch: number;
   bootReady: boolean;
   demand: Demand;
+  /** As the agent last sent it with Keep; empty or absent: nothing is kept. */
+  canary?: string;
 }
 
 export interface BarrierUp {
@@ -80,11 +82,13 @@ export interface Barrier {
 
 /** One message of the agent's: exactly one field is set. */
 export interface FromAgent {
-  welcome?: { protocol: number; release: string };
+  /** `holdsBack`: absent by an agent of an older release. */
+  welcome?: { protocol: number; release: string; holdsBack?: boolean };
   state?: State;
   barrier?: Barrier;
   settings?: { settings: string };
   end?: { graceMs: number };
+  keep?: { canary: string };
 }
 
 const schema = protobuf.parse(readFileSync(new URL('./link.proto', import.meta.url), 'utf8')).root;

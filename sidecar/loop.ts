@@ -6,6 +6,7 @@ import { parseSettings, type Settings } from '#proto/settings.ts';
 import type { Engine } from './act/forward.ts';
 import { forward } from './act/forward.ts';
 import type { Sibling } from './act/hand-on.ts';
+import { HoldBack } from './act/hold-back.ts';
 import { keepAlive } from './act/keep-alive.ts';
 import { part } from './act/part.ts';
 import type { RelayCalls } from './act/relay.ts';
@@ -77,6 +78,9 @@ export class Loop {
   #stepping = false;
   #settings: Settings;
   #settingsText: string;
+  readonly #holdBack = new HoldBack();
+  /** What the agent had us keep. */
+  #canary = '';
   #link: Link | null = null;
   #said: { demand: Demand; atMs: number };
   #timer: NodeJS.Timeout | undefined;
@@ -122,6 +126,7 @@ export class Loop {
       epoch: told.epoch,
       bootReady: told.bootReady,
       demand: demandOf(this.#gate, this.#parts.now()),
+      canary: this.#canary,
     };
   };
 
@@ -151,6 +156,7 @@ export class Loop {
     const atMs = this.#parts.now();
     if (event.type === 'message') return this.#hear(event.message, atMs);
     this.#parts.log.info(event.up ? 'the agent answers' : 'the agent is gone', { reason: event.reason });
+    if (!event.up) this.#holdBack.unlinked(this.#gate.told);
     this.#step({ type: 'link', up: event.up, atMs });
     if (event.up) this.#repeat();
   };
@@ -233,12 +239,14 @@ export class Loop {
   #hear(message: FromAgent, atMs: number): void {
     const { log } = this.#parts;
     if (message.welcome) {
-      const { protocol, release } = message.welcome;
+      const { protocol, release, holdsBack = false } = message.welcome;
+      this.#holdBack.ask(holdsBack, this.#gate.told);
       if (protocol !== linkProtocol) log.warn('the agent speaks another protocol', { protocol, release });
     } else if (message.state) {
       this.#step({ type: 'told', state: message.state, atMs });
       this.#pages.told();
     } else if (message.barrier) this.#step({ type: 'barrier', epoch: message.barrier.epoch, atMs });
+    else if (message.keep) this.#canary = message.keep.canary;
     else if (message.settings) this.#apply(message.settings.settings, atMs);
     else if (message.end) {
       log.info('the pod is being ended', { graceMs: message.end.graceMs });
@@ -287,6 +295,7 @@ export class Loop {
 
   #noteState(before: Gate['told'], atMs: number): void {
     const { told, inFlight } = this.#gate;
+    this.#holdBack.told(told);
     this.#metrics.told(before, told, atMs, inFlight.size);
     if (told.state === 'DEACTIVATING') this.#metrics.barrier(atMs);
     if (told.state === before.state) return;
@@ -333,12 +342,9 @@ export class Loop {
     exchange.queueMs = queueMs;
     exchange.wakeMs = wakeMs;
     this.#stopComments(running);
-    running.cancel = forward(
-      exchange,
-      this.#parts.engine,
-      this.#parts.keepKeys,
-      this.#calls(running, 'engine'),
-    );
+    const { engine, keepKeys } = this.#parts;
+    const side = { engine, keepKeys, holdBack: this.#holdBack };
+    running.cancel = forward(exchange, side, this.#calls(running, 'engine'));
   }
 
   #handOn(id: number, queueMs: number): void {

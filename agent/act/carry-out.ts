@@ -1,6 +1,6 @@
 /** Each effect of the arbiter's to the call it stands for. Nothing is waited for here; results are posted as events. */
 import type { FromAgent } from '#proto/link.ts';
-import type { ArbiterEffect, ArbiterEvent } from '../decide/arbiter/words.ts';
+import type { ArbiterEffect, ArbiterEvent, ProbeOutcome } from '../decide/arbiter/words.ts';
 import type { LauncherMessage, Untimed } from '../decide/launcher-line.ts';
 import type { SuspendableEngine } from './suspend.ts';
 
@@ -57,6 +57,15 @@ export function createCarrier(ports: Ports): (effect: CarriedEffect) => void {
     else void engine.sleep(level).then((outcome) => post({ type: 'slept', podUid, ...outcome }));
   }
 
+  function probe({ podUid, id, kind }: Of<'probe-engine'>): void {
+    const engine = ports.engine(podUid);
+    const began = ports.nowMs();
+    const done = (outcome: ProbeOutcome): void =>
+      post({ type: 'probed', podUid, id, outcome, tookMs: ports.nowMs() - began });
+    if (!engine) done({ type: 'silent', message: noEngine.message });
+    else void engine.probe(kind).then(done);
+  }
+
   function wake(podUid: string): void {
     const engine = ports.engine(podUid);
     const began = ports.nowMs();
@@ -88,6 +97,12 @@ export function createCarrier(ports: Ports): (effect: CarriedEffect) => void {
         return sleep(effect);
       case 'wake-engine':
         return wake(effect.podUid);
+      case 'probe-engine':
+        return probe(effect);
+      case 'keep-canary': {
+        const keep = { canary: JSON.stringify(effect.answer) };
+        return void ports.toSidecar(effect.podUid, { keep });
+      }
       case 'measure':
         return ports.measure();
       case 'remember':

@@ -2,7 +2,9 @@
  * One pod's vLLM through its dev routes: asked, put to sleep, woken. An answer is never the proof: memory is free when the
  * GPU says so, awake is what /is_sleeping says after the wake.
  */
-import type { EngineState } from '../decide/arbiter/words.ts';
+import type { EngineState, ProbeOutcome } from '../decide/arbiter/words.ts';
+import type { CanaryAnswer } from '../decide/canary.ts';
+import { askCanary } from './canary.ts';
 import { type EngineAnswer, EngineError, type EngineSocket } from './engine-socket.ts';
 
 /** Small questions, ms: a busy engine's event loop may take a second. */
@@ -29,6 +31,8 @@ export interface Engine {
   sleep(level: 1 | 2): Promise<Outcome>;
   /** @param bytes to bring back, for the time it may take @param onSent when the wake call is on its way */
   wake(bytes: number | null, onSent: () => void): Promise<Outcome>;
+  /** The canary's question. @param kind which it took before; null: each is tried */
+  probe(kind: CanaryAnswer['kind'] | null): Promise<ProbeOutcome>;
   close(): void;
 }
 
@@ -157,6 +161,7 @@ export function createEngine(socket: EngineSocket): Engine {
         return failure(error, 'awake');
       }
     },
+    probe: (kind) => askCanary(socket, kind),
     close: () => socket.close(),
   };
 }

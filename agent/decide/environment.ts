@@ -14,6 +14,8 @@ export interface Environment {
   /** The chart's bound of it; null: the agent's own. */
   poolBytes: number | null;
   metrics: { host: string; port: number };
+  /** Each boot and wake is followed by a canary's question. */
+  canary: boolean;
   logLevel: 'debug' | 'info' | 'warn' | 'error';
 }
 
@@ -63,7 +65,20 @@ export function readEnvironment(env: Readonly<Record<string, string | undefined>
       `GREENTHREAD_PINNED_MEMORY_MB is ${JSON.stringify(poolText)}: write whole MB, 0 for the agent's own bound`,
     );
   const poolBytes = Number(poolText) === 0 ? null : Number(poolText) * megabyte;
+  const canaryText = env.GREENTHREAD_CANARY || 'false';
+  if (canaryText !== 'true' && canaryText !== 'false')
+    wrong.push(`GREENTHREAD_CANARY is ${JSON.stringify(canaryText)}: write true or false`);
   if (wrong.length > 0 || !metrics || !logLevel) throw new RangeError(wrong.join('; '));
   const release = env.GREENTHREAD_RELEASE || 'development';
-  return { node, release, podsDir, modelsDir, poolDir, poolBytes, metrics, logLevel };
+  return {
+    node,
+    release,
+    podsDir,
+    modelsDir,
+    poolDir,
+    poolBytes,
+    metrics,
+    canary: canaryText === 'true',
+    logLevel,
+  };
 }

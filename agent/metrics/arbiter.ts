@@ -55,6 +55,18 @@ export function createArbiterMetrics(registry: Registry): ArbiterMetrics {
     buckets: transitionBuckets,
     registers,
   });
+  const canary = new Histogram({
+    name: 'gthread_agent_canary_duration_seconds',
+    help: "The canary's question after a boot or wake, until its answer, by outcome: answered, broken, silent, not-offered.",
+    labelNames: ['outcome'],
+    buckets: wishBuckets,
+    registers,
+  });
+  const canaryAlarms = new Counter({
+    name: 'gthread_agent_canary_alarms_total',
+    help: 'Wakes after which an engine answered otherwise than after its boot.',
+    registers,
+  });
   const decisions = new Counter({
     name: 'gthread_agent_decisions_total',
     help: 'Decisions that were explained, by reason.',
@@ -126,6 +138,7 @@ export function createArbiterMetrics(registry: Registry): ArbiterMetrics {
     if (event.type === 'attached') demanded(event.hello.podUid, event.hello.demand, event.atMs);
     else if (event.type === 'demand') demanded(event.podUid, event.demand, event.atMs);
     else if (event.type === 'woken') wake.observe(outcome(event.ok), event.tookMs / 1_000);
+    else if (event.type === 'probed') canary.observe({ outcome: event.outcome.type }, event.tookMs / 1_000);
     else if (event.type === 'slept') slept(event.podUid, event.ok, event.atMs);
     else if (event.type === 'launcher-gone' || event.type === 'detached') forget(event.podUid);
   };
@@ -148,6 +161,7 @@ export function createArbiterMetrics(registry: Registry): ArbiterMetrics {
     if (effect.type === 'explain') {
       decisions.inc({ reason: effect.reason });
       if (effect.reason === 'Preempted') preemptions.inc();
+      if (effect.reason === 'CanaryAlarm') canaryAlarms.inc();
     } else if (effect.type === 'sleep-engine') sleepsSince.set(effect.podUid, atMs);
     else if (effect.type === 'barrier') toldState(effect.podUid, 'DEACTIVATING', atMs);
     else if (effect.type === 'tell') toldState(effect.podUid, effect.state.state, atMs);

@@ -38,6 +38,12 @@ export interface SidecarLink {
   close(): void;
 }
 
+export interface LinkOptions {
+  release: string;
+  /** The sidecar is to hold back what its engine answers after a wake, until it is told that it serves. */
+  holdsBack: boolean;
+}
+
 type Call = ServerDuplexStream<FromSidecar, FromAgent>;
 
 const serverOptions = {
@@ -73,7 +79,7 @@ function linkEvent(message: FromSidecar, podUid: string): LinkEvent | null {
 /** Serves one pod. Of several streams the newest holds: a sidecar that restarts is not kept out by its own past. */
 export function createSidecarLink(
   podUid: string,
-  release: string,
+  { release, holdsBack }: LinkOptions,
   emit: (event: LinkEvent) => void,
   log: Log,
 ): SidecarLink {
@@ -95,7 +101,7 @@ export function createSidecarLink(
     const before = current;
     current = call;
     before?.end();
-    call.write({ welcome: { protocol: linkProtocol, release } });
+    call.write({ welcome: { protocol: linkProtocol, release, holdsBack } });
     emit({ type: 'attached', hello });
   };
 

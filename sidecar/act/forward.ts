@@ -2,6 +2,7 @@
 import Pool from 'undici/lib/dispatcher/pool.js';
 import { towardsEngine } from '../decide/headers.ts';
 import type { Exchange } from '../exchange.ts';
+import type { HoldBack } from './hold-back.ts';
 import { type RelayCalls, relay } from './relay.ts';
 
 /** More than requests can be in flight; the queue is ours, not undici's. */
@@ -45,18 +46,20 @@ function once(body: Buffer): Iterable<Buffer> {
   return { [Symbol.iterator]: () => ({ next }) };
 }
 
-/** @param keepKeys false where this front door asks for API keys itself: they go no further */
-export function forward(
-  exchange: Exchange,
-  engine: Engine,
-  keepKeys: boolean,
-  calls: RelayCalls,
-): () => void {
+export interface EngineSide {
+  engine: Engine;
+  /** false where this front door asks for API keys itself: they go no further. */
+  keepKeys: boolean;
+  holdBack: HoldBack;
+}
+
+export function forward(exchange: Exchange, side: EngineSide, calls: RelayCalls): () => void {
+  const { engine, keepKeys, holdBack } = side;
   const headers = towardsEngine(exchange.req.rawHeaders, exchange.requestId, keepKeys);
   const { body, mayRetry } = exchange;
   if (body === null || mayRetry || body.length < streamedBytesMin) {
-    return relay(exchange, { dispatcher: engine, headers, body }, calls);
+    return relay(exchange, { dispatcher: engine, headers, body, holdBack }, calls);
   }
   headers.push('content-length', String(body.length));
-  return relay(exchange, { dispatcher: engine, headers, body: once(body) }, calls);
+  return relay(exchange, { dispatcher: engine, headers, body: once(body), holdBack }, calls);
 }

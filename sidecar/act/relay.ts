@@ -3,6 +3,7 @@ import type { Dispatcher } from 'undici';
 import { towardsClient } from '../decide/headers.ts';
 import { refusalEvent } from '../decide/refusals.ts';
 import type { Exchange } from '../exchange.ts';
+import type { Held, HoldBack } from './hold-back.ts';
 import { cut } from './part.ts';
 import { commonHeaders } from './respond.ts';
 
@@ -33,11 +34,14 @@ export interface RelayTarget {
   headers: string[];
   /** The exchange's; an iterable where its length is among `headers`. */
   body: Buffer | Iterable<Buffer> | null;
+  /** Where answers may have to wait. */
+  holdBack?: HoldBack;
   declines?: (status: number, headers: Record<string, string | string[] | undefined>) => boolean;
 }
 
 const declined = new Error('declined');
 const cancelled = new Error('the client left');
+const nonsense = new Error('what came after the wake was held back, and the engine is restarted');
 const unframed = new Error(
   'the answer says neither its length nor that it is chunked: its end could not be told from a cut',
 );
@@ -53,7 +57,7 @@ const isFramed = (status: number, headers: Headers): boolean =>
     .includes('chunked');
 
 /** One relay; undici calls the on… methods. */
-class Relay implements Dispatcher.DispatchHandler {
+class Relay implements Dispatcher.DispatchHandler, Held {
   readonly #exchange: Exchange;
   readonly #target: RelayTarget;
   readonly #calls: RelayCalls;
@@ -64,6 +68,9 @@ class Relay implements Dispatcher.DispatchHandler {
   /** The error answer that becomes an event, where the stream has begun. */
   #error: Buffer[] | null = null;
   #errorBytes = 0;
+  /** What is held back, in order; nothing more is read meanwhile. */
+  #kept: (() => void)[] = [];
+  #waitsForDrain = false;
 
   constructor(exchange: Exchange, target: RelayTarget, calls: RelayCalls) {
     this.#exchange = exchange;
@@ -74,6 +81,7 @@ class Relay implements Dispatcher.DispatchHandler {
   /** The client left: the upstream connection is ended, which is how vLLM learns of it. */
   cancel(): void {
     this.#over = true;
+    this.#forgetKept();
     this.#controller?.abort(cancelled);
   }
 
@@ -85,10 +93,53 @@ class Relay implements Dispatcher.DispatchHandler {
 
   onRequestUpgrade(): void {}
 
+  letGo(): void {
+    // What comes in by this is behind what was kept.
+    for (let run = this.#kept.shift(); run && !this.#over; run = this.#kept.shift()) run();
+    if (!this.#over && !this.#waitsForDrain) this.#controller?.resume();
+  }
+
+  drop(): void {
+    if (this.#over) return;
+    this.#controller?.abort(nonsense);
+    // undici tells of an abort itself, unless the answer was whole.
+    this.onResponseError(null, nonsense);
+  }
+
+  /** Now, or once what the engine says is let go. @param controller paused meanwhile; null: nothing more will come */
+  #inTurn(controller: Dispatcher.DispatchController | null, run: () => void): void {
+    const { holdBack } = this.#target;
+    if (this.#over) return;
+    if (!holdBack?.on && this.#kept.length === 0) {
+      run();
+      return;
+    }
+    controller?.pause();
+    this.#kept.push(run);
+    if (this.#kept.length === 1) holdBack?.keep(this);
+  }
+
+  #forgetKept(): void {
+    this.#kept = [];
+    this.#target.holdBack?.forget(this);
+  }
+
   onResponseStart(controller: Dispatcher.DispatchController, status: number, headers: Headers) {
-    if (this.#over || status < 200) return;
-    if (!isFramed(status, headers)) return controller.abort(unframed);
-    if (this.#target.declines?.(status, headers)) return controller.abort(declined);
+    if (status < 200) return;
+    this.#inTurn(controller, () => this.#begin(controller, status, headers));
+  }
+
+  #faultOf(status: number, headers: Headers): Error | null {
+    if (!isFramed(status, headers)) return unframed;
+    return this.#target.declines?.(status, headers) ? declined : null;
+  }
+
+  #begin(controller: Dispatcher.DispatchController, status: number, headers: Headers): void {
+    const fault = this.#faultOf(status, headers);
+    if (fault) {
+      controller.abort(fault);
+      return;
+    }
     const { res } = this.#exchange;
     this.#started = true;
     this.#exchange.answered = true;
@@ -105,7 +156,13 @@ class Relay implements Dispatcher.DispatchHandler {
   }
 
   onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
-    if (this.#over) return;
+    // A copy where it waits: undici reads on into what lies behind it.
+    const { holdBack } = this.#target;
+    const bytes = holdBack?.on ? Buffer.from(chunk) : chunk;
+    this.#inTurn(controller, () => this.#pass(controller, bytes));
+  }
+
+  #pass(controller: Dispatcher.DispatchController, chunk: Buffer): void {
     if (this.#error) {
       this.#errorBytes += chunk.length;
       if (this.#errorBytes <= errorBytesMax) this.#error.push(Buffer.from(chunk));
@@ -115,13 +172,18 @@ class Relay implements Dispatcher.DispatchHandler {
     this.#wrote = true;
     if (res.write(chunk)) return;
     controller.pause();
+    this.#waitsForDrain = true;
     res.once('drain', () => {
-      if (!this.#over) controller.resume();
+      this.#waitsForDrain = false;
+      if (!this.#over && this.#kept.length === 0) controller.resume();
     });
   }
 
   onResponseEnd(): void {
-    if (this.#over) return;
+    this.#inTurn(null, () => this.#end());
+  }
+
+  #end(): void {
     this.#over = true;
     const { res, shape } = this.#exchange;
     if (this.#error) res.end(refusalEvent(oneLine(Buffer.concat(this.#error).toString('utf8')), shape));
@@ -132,6 +194,7 @@ class Relay implements Dispatcher.DispatchHandler {
   onResponseError(_controller: unknown, error: Error): void {
     if (this.#over) return;
     this.#over = true;
+    this.#forgetKept();
     if (this.#started) {
       cut(this.#exchange);
       this.#calls.finished(false);

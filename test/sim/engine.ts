@@ -43,6 +43,8 @@ export class SimEngine {
   /** Late growth on top of its awake bytes. */
   grownBytes = 0;
   leakedBytes = 0;
+  /** It talks nonsense since a wake. */
+  garbled = false;
   running = new Map<number, Running>();
   faults: OneShotFault[];
   /** Which agent's life started the transition under way. */
@@ -141,7 +143,7 @@ export class SimEngine {
 
   wake(by: number, done: (answer: Answer) => void): void {
     const { clock } = this.#ground;
-    const fault = this.#takeFault('wake-fails', 'wake-leaks', 'wake-hangs');
+    const fault = this.#takeFault('wake-fails', 'wake-leaks', 'wake-hangs', 'wake-garbles');
     clock.cancel(this.#move);
     this.condition = 'waking';
     this.movedBy = by;
@@ -157,7 +159,8 @@ export class SimEngine {
         return;
       }
       this.#move = clock.after(this.model.wakeMs * 0.9, () => {
-        if (fault !== null) {
+        if (fault === 'wake-garbles') this.garbled = true;
+        else if (fault !== null) {
           this.leakedBytes = fault === 'wake-leaks' ? (this.awakeBytes - before) * 0.6 : 0;
           this.#ground.hold(this, before + this.leakedBytes);
           fail('POST /wake_up answered 500');

@@ -9,15 +9,17 @@ import {
   decide,
   initialState,
 } from '../../agent/decide/arbiter/arbiter.ts';
+import type { ProbeOutcome } from '../../agent/decide/arbiter/words.ts';
 import type { Appointment } from './clock.ts';
 import type { PodEvent, SimPod } from './pod.ts';
-import { Rules } from './rules.ts';
+import { nonsense, Rules, sense } from './rules.ts';
 import { describe } from './timeline.ts';
 import type { World } from './world.ts';
 
 const sleepTimeoutMs = 120_000;
 const wakeTimeoutMs = 60_000;
 const askTimeoutMs = 3_000;
+const canaryTimeoutMs = 30_000;
 const settleMsMax = 3_000;
 const measureEveryMs = 5_000;
 /** What strangers hold by the last measurement that the agent had heard; a command is judged by that. */
@@ -56,7 +58,7 @@ export class Host {
     this.#backlog = [];
     this.stalledUntilMs = 0;
     this.#rules.forget();
-    this.state = initialState({ startedAtMs: clock.nowMs });
+    this.state = initialState({ startedAtMs: clock.nowMs, canary: this.#world.plan.canary });
     const life = this.life;
     const ifAlive = (run: () => void) => () => {
       if (this.alive && this.life === life) run();
@@ -234,6 +236,8 @@ export class Host {
     const message = 'no such pod';
     if (effect.type === 'ask-engine') this.#later({ type: 'engine-state', podUid, state: 'unreachable' });
     if (effect.type === 'sleep-engine') this.#later({ type: 'slept', podUid, ok: false, message });
+    if (effect.type === 'probe-engine')
+      this.#later({ type: 'probed', podUid, id: effect.id, outcome: { type: 'silent', message }, tookMs: 0 });
     if (effect.type === 'wake-engine') this.#later({ type: 'woken', podUid, ok: false, message, tookMs: 0 });
   }
 
@@ -284,6 +288,12 @@ export class Host {
       case 'wake-engine':
         this.#wake(pod);
         return;
+      case 'probe-engine':
+        this.#probe(pod, effect.id);
+        return;
+      case 'keep-canary':
+        pod.hear(this.life, { canary: JSON.stringify(effect.answer) });
+        return;
       case 'wait':
       case 'remember':
       case 'explain':
@@ -306,6 +316,21 @@ export class Host {
     this.#world.clock.after(0.5, () =>
       engine.ask((state) => once(() => this.#later({ type: 'engine-state', podUid, state }))),
     );
+  }
+
+  /** One that is awake answers, itself or nonsense; any other says nothing. */
+  #probe(pod: SimPod, id: number): void {
+    const { engine } = pod;
+    const { clock, random } = this.#world;
+    const began = clock.nowMs;
+    const say = (outcome: ProbeOutcome): void =>
+      this.#later({ type: 'probed', podUid: pod.uid, id, outcome, tookMs: clock.nowMs - began });
+    const once = this.#once(canaryTimeoutMs, () => say({ type: 'silent', message: 'timeout' }));
+    clock.after(random.between(2, 200), () => {
+      if (!engine || engine.condition === 'dead') once(() => say({ type: 'silent', message: 'refused' }));
+      else if (engine.condition === 'awake')
+        once(() => say({ type: 'answered', answer: engine.garbled ? nonsense : sense }));
+    });
   }
 
   /** Runs what comes first, the answer or the time limit; nothing after the agent's death. */

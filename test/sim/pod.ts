@@ -25,6 +25,9 @@ export interface PodGround extends Ground {
   over(pod: SimPod): void;
 }
 
+/** From the agent to the sidecar. */
+type Word = { state: State } | { barrier: number } | { end: true } | { canary: string };
+
 const askAgainMsMax = 16_000;
 
 export function settingsOf(model: ModelPlan): Settings {
@@ -76,6 +79,8 @@ export class SimPod {
   #ending = false;
   #mayEnd = false;
   #epoch = 0;
+  /** What the agent had the sidecar keep. */
+  #canary = '';
 
   constructor(
     uid: string,
@@ -144,6 +149,7 @@ export class SimPod {
   #openDoor(): void {
     this.told = null;
     this.#epoch = 0;
+    this.#canary = '';
     this.door = new FrontDoor({
       clock: this.#ground.clock,
       engine: () => this.engine,
@@ -183,6 +189,7 @@ export class SimPod {
           epoch: told.epoch,
           bootReady: told.bootReady,
           demand: this.door.demand(),
+          canary: this.#canary,
         },
       },
       'sidecar',
@@ -220,12 +227,12 @@ export class SimPod {
   }
 
   /** What the agent said on this link; what is on its way when the link breaks is lost. */
-  hear(life: number, message: { state: State } | { barrier: number } | { end: true }): void {
+  hear(life: number, message: Word): void {
     if (this.attachedLife === life && this.door)
       this.#ground.clock.after(0.3, () => this.#obey(life, message));
   }
 
-  #obey(life: number, message: { state: State } | { barrier: number } | { end: true }): void {
+  #obey(life: number, message: Word): void {
     if (this.attachedLife !== life || !this.door) return;
     const epoch = 'state' in message ? message.state.epoch : 'barrier' in message ? message.barrier : null;
     if (epoch !== null) {
@@ -235,6 +242,7 @@ export class SimPod {
     }
     if ('state' in message) this.door.told(message.state);
     else if ('barrier' in message) this.door.barrier(message.barrier);
+    else if ('canary' in message) this.#canary = message.canary;
     else this.door.end();
   }
 

@@ -1,10 +1,18 @@
 /** What the agent may command, judged by the world as it is and by what the agent has been told of it. */
 import type { State } from '#proto/link.ts';
 import type { BindingFact } from '../../agent/decide/arbiter/words.ts';
+import type { CanaryAnswer } from '../../agent/decide/canary.ts';
 import type { PodEvent, SimPod } from './pod.ts';
 import type { World } from './world.ts';
 
 const turnMsMax = 60_000;
+
+/** What engines answer to a canary. */
+export const sense: CanaryAnswer = { kind: 'tokens', steps: [{ token: 'a', logprob: -1, top: { a: -1 } }] };
+export const nonsense: CanaryAnswer = {
+  kind: 'tokens',
+  steps: [{ token: 'b', logprob: -9, top: { b: -9 } }],
+};
 
 export class Rules {
   #world: World;
@@ -16,6 +24,8 @@ export class Rules {
   #told = new Map<string, string>();
   /** Clients of a pod as its sidecar said last. */
   #clients = new Map<string, number>();
+  /** Pods whose sidecars said that they serve, and that this agent has not moved. */
+  #found = new Set<string>();
 
   constructor(world: World) {
     this.#world = world;
@@ -28,6 +38,7 @@ export class Rules {
     this.#models = [];
     this.#told.clear();
     this.#clients.clear();
+    this.#found.clear();
   }
 
   heard(event: PodEvent): void {
@@ -43,6 +54,7 @@ export class Rules {
       this.#clients.set(podUid, demand.inFlight + demand.queued);
       // One that has just attached is told its state, changed or not.
       this.#told.delete(event.hello.podUid);
+      if (event.hello.state === 'SERVING') this.#found.add(podUid);
     }
   }
 
@@ -52,6 +64,16 @@ export class Rules {
     const now = JSON.stringify([state, reason, bootReady, retryAtMs]);
     if (this.#told.get(pod.uid) === now) this.#world.refuse('tell', `${pod.uid} was told ${now} twice`);
     this.#told.set(pod.uid, now);
+    if (state === 'SERVING') this.#checkSense(pod);
+  }
+
+  /** Where its own answer is known, clients never hear that one serves that talks nonsense. */
+  #checkSense(pod: SimPod): void {
+    const { host } = this.#world;
+    const reference = host.state?.replicas.get(pod.uid)?.reference;
+    const known = JSON.stringify(reference) === JSON.stringify(sense) && !this.#found.has(pod.uid);
+    if (known && pod.engine?.garbled && pod.engine.condition === 'awake')
+      this.#world.refuse('nonsense', `${pod.uid} serves and talks nonsense`);
   }
 
   barrier(pod: SimPod): void {
@@ -84,6 +106,7 @@ export class Rules {
   sleeps(pod: SimPod): void {
     const { engine } = pod;
     const { pods } = this.#world;
+    this.#found.delete(pod.uid);
     this.#checkNoBootBeside(pod, 'sleeps');
     this.#checkResource(pod, 'sleeps');
     const bound = this.#resources?.get(pod.uuids[0]!)?.find(({ model }) => model === pod.model.name);
@@ -123,6 +146,7 @@ export class Rules {
 
   wakes(pod: SimPod): void {
     this.#checkNoBootBeside(pod, 'wakes');
+    this.#found.delete(pod.uid);
     const { engine } = pod;
     if (engine && (engine.condition === 'sleeping' || engine.condition === 'waking')) {
       this.#world.refuse('transition', `${pod.uid} is woken while ${engine.condition}`);
@@ -139,6 +163,7 @@ export class Rules {
 
   grants(pod: SimPod): void {
     this.#checkNoBootBeside(pod, 'is granted a boot');
+    this.#found.delete(pod.uid);
     this.#checkResource(pod, 'is granted a boot');
     if (this.#deleting.has(pod.uid))
       this.#world.refuse('grant', `${pod.uid} is granted a boot while it ends`);

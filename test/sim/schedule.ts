@@ -28,6 +28,8 @@ export type OneShotFault =
   | 'wake-fails'
   | 'wake-leaks'
   | 'wake-hangs'
+  /** Only where a canary is asked: it wakes and talks nonsense from then on. */
+  | 'wake-garbles'
   | 'boot-fails'
   | 'boot-hangs';
 
@@ -82,6 +84,8 @@ export interface Plan {
   actions: Action[];
   /** From then on nothing new happens and everything pending must finish. */
   calmAtMs: number;
+  /** The agent asks a canary's question after each boot and wake. */
+  canary: boolean;
   /** No fault of any kind: the waiting bound is checked for every wait. */
   faultless: boolean;
 }
@@ -281,6 +285,22 @@ const makers: Record<Trouble, Maker> = {
     now({ type: 'measurements-slow', forMs: random.exponential(20_000), byMs: random.pick([1_000, 5_000]) }),
 };
 
+/** In some seeds with faults; of its own chance, so that all else in a seed is as without it. */
+function addCanary(plan: Plan): void {
+  const random = randomFor(plan.seed, 'canary');
+  plan.canary = !plan.faultless && random.chance(0.4);
+  if (!plan.canary) return;
+  for (let times = random.int(0, 6); times > 0; times--) {
+    const { name } = random.pick(plan.models);
+    plan.actions.push({
+      atMs: random.between(1_000, plan.calmAtMs),
+      type: 'fault',
+      model: name,
+      fault: 'wake-garbles',
+    });
+  }
+}
+
 /** All that one seed does, drawn before anything runs. */
 export function planFor(seed: number): Plan {
   const random = randomFor(seed, 'plan');
@@ -294,7 +314,7 @@ export function planFor(seed: number): Plan {
   );
   const calmAtMs = random.pick([60_000, 180_000, 300_000]);
   const faultless = random.chance(contended ? 0.5 : 0.15);
-  const plan: Plan = { seed, gpus, gpuBytes, models, actions: [], calmAtMs, faultless };
+  const plan: Plan = { seed, gpus, gpuBytes, models, actions: [], calmAtMs, faultless, canary: false };
   const budget = Math.ceil((contended ? 2 : 1) * (eventsMean / Math.sqrt(count)));
   for (const model of models) {
     const late = random.chance(0.3) ? random.exponential(20_000) : random.between(0, 2_000);
@@ -312,6 +332,7 @@ export function planFor(seed: number): Plan {
       }
     }
   }
+  addCanary(plan);
   plan.actions.sort((a, b) => a.atMs - b.atMs);
   return plan;
 }

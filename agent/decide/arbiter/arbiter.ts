@@ -28,7 +28,7 @@ function statusOccupants(
 
 /** The arbiter as the agent's loop takes it. */
 export const arbiter = {
-  initial: (startedAtMs: number): ArbiterState => initialState({ startedAtMs }),
+  initial: (startedAtMs: number, canary = false): ArbiterState => initialState({ startedAtMs, canary }),
   decide,
   ledger: ledgerView,
   occupants: statusOccupants,

@@ -15,6 +15,7 @@ import {
   measureAgainMs,
   tailCharactersMax,
 } from './limits.ts';
+import { serveProven } from './prove.ts';
 import {
   bindingOn,
   enter,
@@ -27,7 +28,7 @@ import {
   type Step,
   smooth,
 } from './state.ts';
-import { backoffMs, beginServing, engineGone, sendGrant } from './transitions.ts';
+import { backoffMs, engineGone, sendGrant } from './transitions.ts';
 import type { ArbiterEvent } from './words.ts';
 
 export interface Obstacle {
@@ -229,5 +230,5 @@ export function finishBoot(step: Step, replica: Replica, awakeBytes: number | nu
     const { podUid, residueBytes } = replica;
     step.effects.push({ type: 'remember', podUid, awakeBytes, residueBytes });
   }
-  beginServing(step, replica, true);
+  serveProven(step, replica, 'boot', true);
 }

@@ -11,6 +11,7 @@ import { driveFaults, forgiveStall } from './faults.ts';
 import { driveMeasuring, onMeasured } from './measure.ts';
 import { plan } from './plan.ts';
 import { forgetGone, onGpus, onPods, onRemembered, onResources, replicaOf } from './pods.ts';
+import { driveProving, onProbed } from './prove.ts';
 import { askAgain, onAttached, onDetached, onEngineState, onHolding } from './restart.ts';
 import { driveDrains, onBarrierUp, onSlept, sleepIdle } from './sleep.ts';
 import { type ArbiterState, type Replica, refreshBindings, type Step } from './state.ts';
@@ -69,6 +70,9 @@ function takePodEvent(step: Step, event: Extract<ArbiterEvent, { podUid: string 
     case 'woken':
       onWoken(step, replica, event);
       return;
+    case 'probed':
+      onProbed(step, replica, event);
+      return;
     case 'remembered':
       onRemembered(step, replica, event);
       return;
@@ -121,12 +125,20 @@ function drive(step: Step): void {
     forgetGone(step);
     driveFaults(step);
     askAgain(step);
+    driveProving(step);
     driveEndings(step);
     driveDrains(step);
     plan(step);
     sleepIdle(step);
   }
   tellAll(step);
+  if (step.state.canary) wakesLast(step);
+}
+
+/** A sidecar that is to hold back what a wake thaws hears of the wake first. */
+function wakesLast(step: Step): void {
+  const isWake = ({ type }: ArbiterEffect): boolean => type === 'wake-engine';
+  step.effects.sort((a, b) => Number(isWake(a)) - Number(isWake(b)));
 }
 
 function setTimer(step: Step): void {

@@ -11,6 +11,7 @@ import {
   restartMsMax,
   stallMs,
 } from './limits.ts';
+import { unanswered } from './prove.ts';
 import { movesBeside, sleepFailed } from './sleep.ts';
 import {
   enter,
@@ -19,6 +20,7 @@ import {
   isDue,
   isUnheard,
   memoryMoves,
+  type Phase,
   type Replica,
   type Step,
   unheardUntilMs,
@@ -45,8 +47,11 @@ function sendRestart(step: Step, replica: Replica, why: { reason: string; messag
   step.effects.push({ type: 'restart-engine', podUid: replica.podUid, ...why });
 }
 
+/** In which an engine may be ended. */
+const steadyPhases: ReadonlySet<Phase> = new Set(['serving', 'asleep', 'proving', 'checking']);
+
 function restartDue(step: Step, replica: Replica): void {
-  const steady = replica.phase === 'serving' || replica.phase === 'asleep' || replica.phase === 'checking';
+  const steady = steadyPhases.has(replica.phase);
   if (!replica.mustRestart || !steady || replica.ending) return;
   if (replica.launcher !== 'connected') return;
   if (movesBeside(step, replica).booting) return;
@@ -60,8 +65,9 @@ function leaseDue(step: Step, replica: Replica): void {
   if (replica.phase === 'booting' || replica.phase === 'restarting') {
     countFailure(step, replica, 'its launcher went away');
     engineGone(step, replica, 'absent');
-  } else if (replica.phase === 'serving' || replica.phase === 'asleep') {
+  } else if (replica.phase === 'serving' || replica.phase === 'asleep' || replica.phase === 'proving') {
     replica.launcher = 'never';
+    if (replica.phase === 'proving') replica.mustRestart = null;
     beginChecking(step, replica);
   }
 }
@@ -80,6 +86,9 @@ function deadlineDue(step: Step, replica: Replica): void {
       return;
     case 'waking':
       wakeFailed(step, replica, late);
+      return;
+    case 'proving':
+      unanswered(step, replica, late);
       return;
     case 'checking':
       // The answer itself was lost: the next one counts.

@@ -28,6 +28,8 @@ export interface Room {
   draining: number;
   /** Drained, and only waits for the others' transitions: nothing new starts here. */
   sleepDue: number;
+  /** Awake, and asked the canary's question. */
+  proving: number;
   /** Engines whose state is being asked. */
   checking: number;
   /** Engines that end, or that ended unmeasured: memory becomes free. */
@@ -109,6 +111,7 @@ function emptyRoom(gpu: Gpu): Room {
     waking: 0,
     draining: 0,
     sleepDue: 0,
+    proving: 0,
     checking: 0,
     ending: 0,
     closed: false,
@@ -150,6 +153,9 @@ function count(
       return;
     case 'waking':
       room.waking++;
+      return;
+    case 'proving':
+      room.proving++;
       return;
     case 'checking':
       room.checking++;

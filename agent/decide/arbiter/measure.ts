@@ -69,6 +69,10 @@ function measureReplica(
     case 'freeing':
       judgeFreeing(step, replica, before);
       return;
+    case 'proving':
+      replica.proven = true;
+      raisePeak(step, replica, peak);
+      return;
     case 'serving':
       replica.proven = true;
       raisePeak(step, replica, peak);

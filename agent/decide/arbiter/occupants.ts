@@ -19,6 +19,7 @@ const shown: Record<Phase, OccupantState> = {
   freeing: 'sleeping',
   asleep: 'asleep',
   waking: 'waking',
+  proving: 'waking',
   checking: 'waking',
   restarting: 'waiting',
 };

@@ -28,7 +28,7 @@ function missingBytes(replica: Replica, rooms: Room[]): number[] {
     const others =
       room.claimedBytes - claimBytes(replica, room.gpu) + room.promisedBytes - room.capacityBytes;
     const missing = others + needBytes(replica, room);
-    const alone = room.serving.length + room.waking + room.draining + room.booting === 0;
+    const alone = room.serving.length + room.waking + room.proving + room.draining + room.booting === 0;
     return alone ? others + barelyBytes(replica, room) : missing;
   });
 }

@@ -8,13 +8,13 @@ import { takeDemand } from './demand.ts';
 import { explain } from './explain.ts';
 import { askTriesMax, bootMsMax, probeEveryMs, silencesMax } from './limits.ts';
 import { nameReplica } from './pods.ts';
+import { serveProven, takeReference } from './prove.ts';
 import { enter, hasEngine, isDue, memoryMoves, type Replica, type Step } from './state.ts';
 import {
   askEngine,
   askLater,
   beginChecking,
   beginFreeing,
-  beginServing,
   engineGone,
   sendBarrier,
   sendWake,
@@ -36,6 +36,7 @@ export function onAttached(step: Step, replica: Replica, event: ArbiterEvent & {
   replica.told = { state: hello.state, bootReady: hello.bootReady, reason: '', message: '', retryAtMs: null };
   replica.mustTell = true;
   takeDemand(step, replica, hello.demand);
+  takeReference(step, replica, hello);
   if (replica.ending) replica.ending.endSent = false;
   step.changed = true;
   if (hello.state === 'WAKING' && hello.bootReady) wakeGoesOn(step, replica);
@@ -119,7 +120,7 @@ export function onEngineState(
     case 'awake':
       // A failed sleep leaves its turn as it was; a failed wake that woke after all begins one.
       if (replica.wakeFailures > 0 || replica.readyAtMs === null) woke(step, replica);
-      else beginServing(step, replica, replica.sleepFailures === 0);
+      else serveProven(step, replica, 'wake', replica.sleepFailures === 0);
       replica.readyAtMs ??= step.now;
       return;
     case 'asleep':

@@ -5,6 +5,7 @@
 
 import type { Demand, ModelState } from '#proto/link.ts';
 import { defaultSettings, type Settings } from '#proto/settings.ts';
+import type { CanaryAnswer } from '../canary.ts';
 import { leaseGraceMs } from './limits.ts';
 import type { ArbiterEffect, BindingFact } from './words.ts';
 
@@ -13,7 +14,7 @@ import type { ArbiterEffect, BindingFact } from './words.ts';
  * - `absent`: none runs, its launcher has not asked; `asking`: the launcher waits for a grant;
  * - `booting`: granted, until it is ready and measured; `serving`;
  * - `draining`: a barrier stands; `sleeping`: /sleep was sent; `freeing`: its bytes are measured until they rest; `asleep`;
- * - `waking`: /wake_up was sent; `checking`: its state is not known and was asked; `restarting`: told to end.
+ * - `waking`: /wake_up was sent; `proving`: it is asked the canary's question; `checking`: its state is not known and was asked; `restarting`: told to end.
  */
 export type Phase =
   | 'absent'
@@ -25,6 +26,7 @@ export type Phase =
   | 'freeing'
   | 'asleep'
   | 'waking'
+  | 'proving'
   | 'checking'
   | 'restarting';
 
@@ -45,6 +47,15 @@ export interface Leaving {
   /** The barrier's epoch was answered: how many still run. */
   inFlight: number | null;
   deadlineMs: number;
+}
+
+/** A canary's question, before clients hear that it serves. */
+export interface Proof {
+  after: 'boot' | 'wake';
+  /** A turn begins with it. */
+  fresh: boolean;
+  /** Of the question that is out; null: not asked yet. */
+  id: number | null;
 }
 
 export interface Replica {
@@ -136,6 +147,13 @@ export interface Replica {
   notBootBeforeMs: number;
   notSleepBeforeMs: number;
   mustRestart: { reason: string; message: string } | null;
+  /** It booted, slept or woke since its answers were last known to be its own; null: nobody has said. */
+  unproven: boolean | null;
+  proof: Proof | null;
+  /** Canary's questions so far. */
+  probes: number;
+  /** What it answered after its boot; null: not known; `none`: it takes no such question. */
+  reference: CanaryAnswer | 'none' | null;
   failure: Failure | null;
 
   awakeBytes: number | null;
@@ -175,6 +193,8 @@ export interface Gpu {
 }
 
 export interface ArbiterState {
+  /** Each boot and wake is followed by a canary's question. */
+  canary: boolean;
   nowMs: number;
   startedAtMs: number | null;
   settled: boolean;
@@ -200,6 +220,8 @@ export interface ArbiterState {
 export interface ArbiterOptions {
   /** Monotonic ms of the agent's start. */
   startedAtMs?: number;
+  /** Each boot and wake is followed by a canary's question; off unless said. */
+  canary?: boolean;
 }
 
 /** One call of `decide`: the state, the time and what is to be done. */
@@ -222,6 +244,7 @@ export function isDue(step: Step, atMs: number): boolean {
 
 export function initialState(options: ArbiterOptions = {}): ArbiterState {
   return {
+    canary: options.canary ?? false,
     nowMs: options.startedAtMs ?? 0,
     startedAtMs: options.startedAtMs ?? null,
     settled: false,
@@ -309,6 +332,10 @@ export function newReplica(podUid: string, now: number, order: number): Replica 
     notBootBeforeMs: 0,
     notSleepBeforeMs: 0,
     mustRestart: null,
+    unproven: null,
+    proof: null,
+    probes: 0,
+    reference: null,
     failure: null,
     awakeBytes: null,
     residueBytes: null,
@@ -393,6 +420,9 @@ export function memoryMoves(step: Step, replica: Replica): void {
   for (const gpu of gpusOf(step.state, replica)) gpu.changedAtMs = step.now;
 }
 
+/** Phases in which weights move. */
+const unprovenBy: ReadonlySet<Phase> = new Set(['booting', 'sleeping', 'freeing', 'asleep', 'waking']);
+
 export function enter(step: Step, replica: Replica, phase: Phase, deadlineMs: number | null = null): void {
   step.changed = true;
   replica.phase = phase;
@@ -400,6 +430,8 @@ export function enter(step: Step, replica: Replica, phase: Phase, deadlineMs: nu
   replica.deadlineMs = deadlineMs;
   if (phase !== 'draining' && phase !== 'sleeping') replica.leaving = null;
   if (phase !== 'checking') replica.wakeLeft = false;
+  if (phase !== 'proving') replica.proof = null;
+  if (unprovenBy.has(phase)) replica.unproven = true;
 }
 
 /** Smoothed with the newest value weighing `averageWeight`. */

@@ -1,6 +1,7 @@
 /** What a sidecar is told and a launcher waits for: said when it changes, and again to one that has just attached. */
 
 import type { ModelState } from '#proto/link.ts';
+import { stateReasons } from '#proto/reasons.ts';
 import { bootObstacle, type Obstacle } from './boot.ts';
 import { hasClients, wantsAwake } from './demand.ts';
 import { awakeClaimBytes, isNeedKnown } from './ledger.ts';
@@ -33,6 +34,9 @@ function failed(step: Step, replica: Replica): Word | null {
   return { ...word('FAILED', failure.reason, failure.message), retryAtMs: failure.retryAtMs };
 }
 
+const restarts = (replica: Replica): Word =>
+  word('PENDING', stateReasons.restarts, 'its engine is restarted', replica.bootMs ?? 0);
+
 /** The state that holds for clients; null: what was told last holds on (a barrier, or nothing is known yet). */
 function outward(step: Step, replica: Replica): Word | null {
   switch (replica.phase) {
@@ -51,10 +55,14 @@ function outward(step: Step, replica: Replica): Word | null {
       return failed(step, replica) ?? word('PENDING', 'WaitsForRoom', 'it waits for room on its GPUs', 0);
     case 'waking':
       return word('WAKING', '', '', Math.round(wakeCostMs(replica)));
+    case 'proving':
+      if (replica.mustRestart) return restarts(replica);
+      // Found serving by a new agent: clients go on meanwhile.
+      return replica.told.state === 'SERVING' ? null : word('WAKING', 'Proves', 'its answer is compared');
     case 'freeing':
       return replica.found ? word(wantsAwake(replica) ? 'PENDING' : 'SLEEPING') : null;
     case 'restarting':
-      return word('PENDING', 'Restarts', 'its engine is restarted', replica.bootMs ?? 0);
+      return restarts(replica);
     case 'draining':
     case 'sleeping':
     case 'checking':

@@ -64,6 +64,7 @@ export function sendWake(step: Step, replica: Replica): void {
 /** @param fresh a turn begins; false: it never stopped, or its turn went on unseen */
 export function beginServing(step: Step, replica: Replica, fresh: boolean): void {
   enter(step, replica, 'serving');
+  replica.unproven = false;
   replica.silences = 0;
   replica.bootReady = true;
   replica.roomMade = false;

@@ -1,8 +1,9 @@
 /** Wakes: what the engine answered. */
 import { explain } from './explain.ts';
 import { averageWeight, retryMsFirst, retryMsMax } from './limits.ts';
+import { serveProven } from './prove.ts';
 import { type Replica, type Step, smooth } from './state.ts';
-import { backoffMs, beginChecking, beginServing } from './transitions.ts';
+import { backoffMs, beginChecking } from './transitions.ts';
 import type { ArbiterEvent } from './words.ts';
 
 export function onWoken(step: Step, replica: Replica, event: ArbiterEvent & { type: 'woken' }): void {
@@ -15,11 +16,11 @@ export function onWoken(step: Step, replica: Replica, event: ArbiterEvent & { ty
   woke(step, replica);
 }
 
-/** It serves from now on; its turn begins. */
+/** It serves from now on, by setting once it has answered as it should; its turn begins. */
 export function woke(step: Step, replica: Replica): void {
   replica.wakeFailures = 0;
   replica.retryAtMs = 0;
-  beginServing(step, replica, true);
+  serveProven(step, replica, 'wake', true);
 }
 
 /** The engine says what it is, the measurement what it leaked; then it is tried again after a pause, or restarted. */

@@ -6,6 +6,7 @@
  */
 import type { BarrierUp, Demand, Hello, State } from '#proto/link.ts';
 import type { Settings } from '#proto/settings.ts';
+import type { CanaryAnswer } from '../canary.ts';
 import type { GpuMeasurement } from '../facts.ts';
 
 /** What the arbiter needs of a model pod on this node, from its labels and annotations or from its sidecar's hello. */
@@ -54,6 +55,16 @@ export interface GpuFact {
 
 export type EngineState = 'awake' | 'asleep' | 'unreachable';
 
+/** What became of a canary's question. */
+export type ProbeOutcome =
+  | { type: 'answered'; answer: CanaryAnswer }
+  /** An error of the engine's own, or an answer of no known shape. */
+  | { type: 'broken'; message: string }
+  /** The engine takes no such question. */
+  | { type: 'not-offered' }
+  /** No answer in time, or none that says anything of its weights. */
+  | { type: 'silent'; message: string };
+
 export type ArbiterEvent = { atMs: number } & (
   | { type: 'gpus'; gpus: GpuFact[] }
   /** `startedAtMs`: when the driver was asked. Only a measurement that began after a change can prove it. */
@@ -93,6 +104,8 @@ export type ArbiterEvent = { atMs: number } & (
   /** `suspended`: nothing is left on its GPUs, as its launcher says. */
   | { type: 'slept'; podUid: string; ok: boolean; message: string; suspended?: boolean }
   | { type: 'woken'; podUid: string; ok: boolean; message: string; tookMs: number }
+  /** `id`: of the effect that asked. */
+  | { type: 'probed'; podUid: string; id: number; outcome: ProbeOutcome; tookMs: number }
   /** Nothing happened but time. */
   | { type: 'tick' }
 );
@@ -102,6 +115,8 @@ export type ArbiterEffect =
   | { type: 'tell'; podUid: string; state: State }
   | { type: 'barrier'; podUid: string; epoch: number; drainTimeoutMs: number }
   | { type: 'end'; podUid: string; graceMs: number }
+  /** Its engine's answer after the boot, kept by the sidecar for agents to come. */
+  | { type: 'keep-canary'; podUid: string; answer: CanaryAnswer }
   // To the launcher.
   | { type: 'wait'; podUid: string; reason: string; message: string }
   | { type: 'grant'; podUid: string; id: string; bytes: number }
@@ -112,6 +127,8 @@ export type ArbiterEffect =
   /** `suspend`: at level 1, and then what is left by a CUDA checkpoint, where that is offered. */
   | { type: 'sleep-engine'; podUid: string; level: 1 | 2; suspend?: true }
   | { type: 'wake-engine'; podUid: string }
+  /** The canary's question; `kind`: which one it took before, null: not known. */
+  | { type: 'probe-engine'; podUid: string; id: number; kind: CanaryAnswer['kind'] | null }
   /** Measure now; answered by `measured`. */
   | { type: 'measure' }
   /** Send a `tick` at this time; a later `timer` replaces an earlier one, null takes it back. */

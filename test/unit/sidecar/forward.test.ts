@@ -6,6 +6,7 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { forward, openEngine } from '../../../sidecar/act/forward.ts';
+import { HoldBack } from '../../../sidecar/act/hold-back.ts';
 import type { Exchange } from '../../../sidecar/exchange.ts';
 import { FakeEngine, until } from './pod.ts';
 
@@ -36,7 +37,11 @@ function send(bytes: number, mayRetry: boolean): { cancel: () => void; body: Wea
   const sent = () => {
     if (!mayRetry) exchange.body = null;
   };
-  const cancel = forward(exchange, pool, true, { sent, finished: () => {}, failed: () => {} });
+  const cancel = forward(
+    exchange,
+    { engine: pool, keepKeys: true, holdBack: new HoldBack() },
+    { sent, finished: () => {}, failed: () => {} },
+  );
   return { cancel, body: new WeakRef(body.buffer) };
 }
 

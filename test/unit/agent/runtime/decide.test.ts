@@ -22,6 +22,7 @@ describe("the agent's environment", () => {
       poolDir: '/dev/shm/greenthread',
       poolBytes: null,
       metrics: { host: '0.0.0.0', port: 9401 },
+      canary: false,
       logLevel: 'info',
     });
   });
@@ -64,6 +65,13 @@ describe("the agent's environment", () => {
       poolDir: '/',
       logLevel: 'debug',
     });
+  });
+
+  it('asks a canary where it is told to', () => {
+    const canary = (GREENTHREAD_CANARY: string) =>
+      readEnvironment({ NODE_NAME: 'n', GREENTHREAD_CANARY }).canary;
+    expect([canary('true'), canary('false'), canary('')]).toEqual([true, false, false]);
+    expect(() => canary('yes')).toThrow(/GREENTHREAD_CANARY is "yes": write true or false/);
   });
 
   it.each(['debug', 'info', 'warn', 'error'])('has the log level %s', (LOG_LEVEL) => {

@@ -23,6 +23,7 @@ function open(directory = podFolder()) {
   const { log, lines } = keptLog();
   const channel: PodChannel = openPodChannel(uid, directory, {
     release: 'r1',
+    holdsBack: false,
     emit: (event) => void events.push(event as Emitted),
     log,
   });
@@ -54,7 +55,7 @@ describe('agent.sock', () => {
     expect(channel.sidecar.send({ barrier: { epoch: 7, drainTimeoutMs: 30_000 } })).toBe(true);
     await until('the barrier', () => sidecar.heard.length === 2);
     expect(sidecar.heard).toEqual([
-      { welcome: { protocol: 1, release: 'r1' } },
+      { welcome: { protocol: 1, release: 'r1', holdsBack: false } },
       { barrier: { epoch: 7, drainTimeoutMs: 30_000 } },
     ]);
     sidecar.close();

@@ -37,6 +37,7 @@ async function start(api: ApiStandIn | null) {
     modelsDir: join(root, 'models'),
     poolDir: join(root, 'pool'),
     poolBytes: null,
+    canary: false,
     metrics: { host: '127.0.0.1', port: 0 },
     logLevel: 'debug' as const,
   };
@@ -216,6 +217,7 @@ describe('an agent that cannot start', () => {
         modelsDir: root,
         poolDir: join(root, 'pool'),
         poolBytes: null,
+        canary: false,
         metrics: { host: '127.0.0.1', port },
         logLevel: 'info',
       },
