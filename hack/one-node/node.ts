@@ -57,6 +57,8 @@ export interface PodOptions extends EngineOptions {
 }
 
 export interface NodeOptions {
+  /** The agent asks a canary's question after each boot and wake (the chart's agent.canary). */
+  canary?: boolean;
   /** HTTPS with this certificate; the node's pods and GPUs are put there. */
   api?: { server: ApiServer; certificateFile: string };
   /** Parent of the pool's folder; beside the models unless given. */
@@ -90,7 +92,7 @@ interface Folders {
 async function startAgent(
   gpus: Gpus,
   folders: Folders,
-  { api, onStart }: NodeOptions,
+  { api, canary = false, onStart }: NodeOptions,
 ): Promise<AgentProcess> {
   const main = process.env.GREENTHREAD_AGENT ?? 'agent/main.ts';
   const ca = api?.certificateFile ?? '/dev/null';
@@ -103,6 +105,7 @@ async function startAgent(
     GREENTHREAD_PODS_DIR: folders.podsDir,
     GREENTHREAD_MODELS_DIR: folders.modelsDir,
     GREENTHREAD_POOL_DIR: folders.poolDir,
+    GREENTHREAD_CANARY: String(canary),
     METRICS_ADDRESS: '127.0.0.1:0',
     LOG_LEVEL: 'debug',
   });

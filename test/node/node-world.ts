@@ -1,5 +1,5 @@
 /** One node's processes without Kubernetes (hack/one-node) as the tests here use them. Needs root. */
-import { createOneNode, type OneNode, type Pod } from '../../hack/one-node/node.ts';
+import { createOneNode, type NodeOptions, type OneNode, type Pod } from '../../hack/one-node/node.ts';
 
 export type { Pod } from '../../hack/one-node/node.ts';
 export { until } from '../../hack/one-node/programs.ts';
@@ -18,8 +18,8 @@ export interface NodeWorld extends OneNode {
 }
 
 /** @param gpus as gpu-sim-setup takes them */
-export async function createNodeWorld(gpus = 'a40:1'): Promise<NodeWorld> {
-  const node = await createOneNode(gpus);
+export async function createNodeWorld(gpus = 'a40:1', options: NodeOptions = {}): Promise<NodeWorld> {
+  const node = await createOneNode(gpus, options);
   return {
     ...node,
     close: () => node.close(process.env.GREENTHREAD_TEST_LOGS),

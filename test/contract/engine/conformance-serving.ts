@@ -99,6 +99,30 @@ export function serving(subject: () => Subject): void {
     });
   });
 
+  it('tells the log probabilities of a completion, tokens by their ids where asked', async () => {
+    const { engine } = subject();
+    const { status, json } = await engine.post('/v1/completions', {
+      prompt: 'hello',
+      max_tokens: 3,
+      logprobs: 4,
+      return_tokens_as_token_ids: true,
+      ...greedy,
+    });
+    expect(status).toBe(200);
+    const [{ logprobs, token_ids: ids }] = json.choices;
+    expect(Object.keys(logprobs).sort()).toEqual(['text_offset', 'token_logprobs', 'tokens', 'top_logprobs']);
+    expect(logprobs.tokens).toEqual(ids.map((id: number) => `token_id:${id}`));
+    expect(logprobs.text_offset).toHaveLength(3);
+    for (const [at, token] of logprobs.tokens.entries()) {
+      const top = logprobs.top_logprobs[at];
+      expect(Object.keys(top)).toHaveLength(4);
+      // The greedy one is the likeliest.
+      expect(top[token]).toBe(logprobs.token_logprobs[at]);
+      expect(Math.max(...(Object.values(top) as number[]))).toBe(top[token]);
+      expect(Object.keys(top).every((name) => /^token_id:\d+$/.test(name))).toBe(true);
+    }
+  });
+
   it('answers under each of its names, with the first one', async () => {
     const { engine } = subject();
     for (const model of ['org/model', 'alias']) {

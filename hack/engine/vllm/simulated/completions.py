@@ -31,9 +31,18 @@ def _chat_logprobs(pieces, first):
     }
 
 
-def _completion_logprobs(pieces, first):
-    values = [text.logprob(piece, first + i) for i, piece in enumerate(pieces)]
-    return {"text_offset": [], "token_logprobs": values, "tokens": list(pieces), "top_logprobs": [{p: v} for p, v in zip(pieces, values)]}
+def _completion_logprobs(pieces, first, offset, body):
+    """For each token its log probability and those of as many of the likeliest as asked for. @param offset characters before it"""
+    named = text.named_ids if body.get("return_tokens_as_token_ids") is True else list
+    offsets, values, tops = [], [], []
+    for i, piece in enumerate(pieces):
+        value = text.logprob(piece, first + i)
+        likeliest = text.likeliest(piece, value, max(1, body["logprobs"]))
+        offsets.append(offset)
+        values.append(value)
+        tops.append(dict(zip(named(likeliest), likeliest.values())))
+        offset += len(piece)
+    return {"text_offset": offsets, "token_logprobs": values, "tokens": named(pieces), "top_logprobs": tops}
 
 
 async def chat(server, request, reply):
@@ -128,19 +137,21 @@ async def complete(server, request, reply):
     if body.get("stream") is not True:
         async with answer:
             content, reason, pieces = await answer.whole()
-        choice = {"index": 0, "text": content, "logprobs": _completion_logprobs(pieces, 0) if wants_logprobs else None,
+        choice = {"index": 0, "text": content, "logprobs": _completion_logprobs(pieces, 0, 0, body) if wants_logprobs else None,
                   "finish_reason": reason, "stop_reason": None, "token_ids": text.token_ids(pieces) if wants_ids else None,
                   "prompt_logprobs": None, "prompt_token_ids": prompt_ids, "routed_experts": None}
         reply.json(common | {"choices": [choice]} | _tail(answer))
         return
     usage_last, usage_always = _usage_wanted(body)
+    offset = 0
     async with answer:
         async for piece, reason in answer:
             first_ids = None
             if not reply.started:
                 reply.stream("text/event-stream; charset=utf-8")
                 first_ids = prompt_ids
-            logprobs = _completion_logprobs([piece], answer.completion_tokens - 1) if wants_logprobs and piece else None
+            logprobs = _completion_logprobs([piece], answer.completion_tokens - 1, offset, body) if wants_logprobs and piece else None
+            offset += len(piece)
             choice = {"index": 0, "text": piece, "logprobs": logprobs, "finish_reason": reason, "stop_reason": None,
                       "prompt_token_ids": first_ids, "token_ids": text.token_ids([piece]) if wants_ids and piece else None}
             running = {"usage": answer.usage()} if usage_always else {}

@@ -48,7 +48,8 @@ async def embed(server, request, reply):
     texts = _texts(body.get("input"), "input")
     size = body.get("dimensions") or server.hidden_size
     request_id, tokens = await _compute(server, request, texts)
-    data = [{"index": i, "object": "embedding", "embedding": text.vector(each, size)} for i, each in enumerate(texts)]
+    vectors = [text.vector(" ".join(text.GARBLE) if server.engine.garbled else each, size) for each in texts]
+    data = [{"index": i, "object": "embedding", "embedding": vector} for i, vector in enumerate(vectors)]
     reply.json(_envelope(request_id, model, "embedding", data, tokens))
 
 

@@ -48,6 +48,23 @@ def logprob(piece, index):
     return -0.01 - (zlib.crc32(f"{index} {piece}".encode()) % 1000) / 2000
 
 
+def named_ids(pieces):
+    """Ids as vLLM names them where `return_tokens_as_token_ids` is set."""
+    return [f"token_id:{number}" for number in token_ids(pieces)]
+
+
+def likeliest(piece, value, count):
+    """The chosen token and others less likely than it, `count` in all, to their log probabilities."""
+    others = [" " + word for word in FILLER if " " + word != piece]
+    start = zlib.crc32(piece.encode())
+    ranked = {piece: value}
+    for i in range(len(others)):
+        if len(ranked) == count:
+            break
+        ranked.setdefault(others[(start + i) % len(others)], value - 1.0 - 0.25 * i)
+    return ranked
+
+
 def vector(text, size):
     """A unit vector that depends on the text alone."""
     values, seed = [], zlib.crc32(text.encode())
