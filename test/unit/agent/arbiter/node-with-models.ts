@@ -51,7 +51,10 @@ const idleDemand: Demand = { inFlight: 0, queued: 0, oldestWaitMs: 0, idleMs: 0,
 
 export class ScenarioNode {
   now = 0;
-  state = initialState({ startedAtMs: 0 });
+  state: ReturnType<typeof initialState>;
+  /** What each sidecar was given to keep, JSON. */
+  kept = new Map<string, string>();
+  readonly canary: boolean;
   effects: ArbiterEffect[] = [];
   engines = new Map<string, Engine>();
   pods: PodFact[] = [];
@@ -67,8 +70,10 @@ export class ScenarioNode {
   #later: { atMs: number; order: number; run: () => void }[] = [];
   #order = 0;
 
-  constructor(gpus: number, gpuGib = 48) {
+  constructor(gpus: number, gpuGib = 48, canary = false) {
     this.gpuGib = gpuGib;
+    this.canary = canary;
+    this.state = initialState({ startedAtMs: 0, canary });
     for (let index = 0; index < gpus; index++) {
       this.strangerGib.push(0);
       this.usable.push(true);
@@ -177,6 +182,7 @@ export class ScenarioNode {
         epoch: Math.max(told?.epoch ?? 0, barrier),
         bootReady: told?.bootReady ?? false,
         demand: this.#demandNow(name),
+        canary: this.kept.get(name) ?? '',
       },
     });
   }
@@ -211,7 +217,7 @@ export class ScenarioNode {
 
   /** The agent is killed and comes back knowing nothing; what was under way for it is lost. */
   restartAgent(): this {
-    this.state = initialState({ startedAtMs: this.now });
+    this.state = initialState({ startedAtMs: this.now, canary: this.canary });
     this.#later = [];
     this.#timer = null;
     this.effects = [];
@@ -302,6 +308,7 @@ export class ScenarioNode {
   #carryOut(effect: ArbiterEffect): void {
     this.effects.push(effect);
     if (effect.type === 'barrier') this.#barriers.set(effect.podUid, effect.epoch);
+    if (effect.type === 'keep-canary') this.kept.set(effect.podUid, JSON.stringify(effect.answer));
     if (effect.type === 'tell') this.#told.set(effect.podUid, effect.state);
     if (effect.type === 'timer') this.#timer = effect.atMs;
     else if (effect.type === 'measure') this.later(20, () => this.measure());
