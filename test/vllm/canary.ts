@@ -1,9 +1,10 @@
 /**
  * How often the canary raises a false alarm: a real engine sleeps and wakes N times; after each wake it is asked what the
  * agent asks and judged as the agent judges, against its answer after the boot. Nothing is wrong with the weights here, so
- * each alarm is a false one. Every second canary runs among other clients' streams, which the wake has thawed.
+ * each alarm is a false one. Every second canary runs among other clients' streams, which the wake has thawed. At the end
+ * an engine with other weights is asked: that must be an alarm.
  *
- *   node test/vllm/canary.ts [--wakes 1000] [--dtype bfloat16] [--embeddings]      exit 1 when there was an alarm
+ *   node test/vllm/canary.ts [--wakes 1000] [--dtype bfloat16] [--embeddings]      exit 1 when there was a false alarm, or none of other weights
  */
 import { parseArgs } from 'node:util';
 import {
@@ -34,20 +35,22 @@ if (!Number.isInteger(wakes) || wakes < 1 || wakes > 1_000_000)
 
 const python = await vllmPython();
 const pooling = ['--runner', 'pooling', '--convert', 'embed'];
-const engine = await RealEngine.start({
-  python,
-  model: await randomModel(python, gigabytes),
-  flags: [
-    ...['--load-format', 'gthread', '--dtype', values.dtype, '--max-model-len', '2048'],
-    ...(values.embeddings ? pooling : []),
-  ],
-});
+const boot = async (seed: number): Promise<RealEngine> =>
+  RealEngine.start({
+    python,
+    model: await randomModel(python, gigabytes, seed),
+    flags: [
+      ...['--load-format', 'gthread', '--dtype', values.dtype, '--max-model-len', '2048'],
+      ...(values.embeddings ? pooling : []),
+    ],
+  });
+const engine = await boot(1);
 
 /** The first question that this engine takes, as the agent finds it. */
-async function canary(): Promise<{ answer: CanaryAnswer; tookMs: number }> {
+async function canary(of: RealEngine): Promise<{ answer: CanaryAnswer; tookMs: number }> {
   for (const question of canaryQuestions) {
     const began = performance.now();
-    const { status, json } = await engine.post(question.path, question.body);
+    const { status, json } = await of.post(question.path, question.body);
     const tookMs = performance.now() - began;
     if (isNotOffered(status)) continue;
     const answer = status === 200 ? readCanaryAnswer(question, JSON.stringify(json)) : null;
@@ -79,13 +82,14 @@ let ties = 0;
 let apart = 0;
 const alone: number[] = [];
 const among: number[] = [];
+let first: CanaryAnswer;
 try {
-  const first = (await canary()).answer;
+  first = (await canary(engine)).answer;
   const began = Date.now();
   for (let wake = 1; wake <= wakes; wake += 1) {
     const others = await clients(wake);
     await sleepAndWake();
-    const { answer, tookMs } = await canary();
+    const { answer, tookMs } = await canary(engine);
     const verdict = compareCanary(first, answer);
     (others.length > 0 ? among : alone).push(tookMs);
     apart = Math.max(apart, verdict.apart);
@@ -100,10 +104,15 @@ try {
 } finally {
   await engine.end();
 }
+const other = await boot(2);
+const nonsense = await canary(other)
+  .then(({ answer }) => compareCanary(first, answer))
+  .finally(() => other.end());
+console.log(`other weights: ${nonsense.message}`);
 const ms = (numbers: number[]): string =>
   `${Math.round(quantile(numbers, 0.5))}/${Math.round(quantile(numbers, 0.99))}`;
 console.log(
-  `result: wakes=${wakes} false_alarms=${alarms} near_ties=${ties} apart_max=${apart.toPrecision(2)} dtype=${values.dtype} ` +
+  `result: wakes=${wakes} false_alarms=${alarms} near_ties=${ties} apart_max=${apart.toPrecision(2)} other_weights_apart=${nonsense.apart.toPrecision(2)} dtype=${values.dtype} ` +
     `probe_ms_p50/p99=${ms(alone)} among_streams_ms_p50/p99=${ms(among)}`,
 );
-process.exitCode = alarms === 0 ? 0 : 1;
+process.exitCode = alarms === 0 && nonsense.alarm ? 0 : 1;
