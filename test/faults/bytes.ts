@@ -175,7 +175,8 @@ export async function leftovers(
   const found: string[] = [];
   const incoming = join(modelsDir, '.incoming');
   if (await stat(incoming).catch(() => null))
-    for (const name of readdirSync(incoming)) found.push(join(incoming, name));
+    // One that was killed once all was published leaves its lock: a name, no bytes of a model, which the next to want it takes over.
+    for (const name of readdirSync(incoming)) if (!name.endsWith('.lock')) found.push(join(incoming, name));
   for (const folder of ['staged', 'images', 'pods']) {
     const path = join(poolDir, folder);
     for (const name of existsSync(path) ? readdirSync(path) : [])
