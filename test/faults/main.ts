@@ -42,13 +42,18 @@ function readNumbers(args: string[]) {
 /** Another process for lives one after the other. */
 function openLane() {
   const child = fork(new URL('lane.ts', import.meta.url), { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+  const ended = once(child, 'exit');
+  // Told where a life waits for it.
+  ended.catch(() => {});
   return {
     async live(job: LaneJob): Promise<LaneAnswer> {
       child.send(job);
-      const ended = once(child, 'exit').then(() => {
+      const died = ended.then(() => {
         throw new Error(`the process of seed ${job.seed} ended`);
       });
-      return Promise.race([once(child, 'message').then(([answer]) => answer as LaneAnswer), ended]);
+      const answers = new AbortController();
+      const answer = once(child, 'message', { signal: answers.signal }).then(([said]) => said as LaneAnswer);
+      return Promise.race([answer, died]).finally(() => answers.abort());
     },
     close: () => child.kill(),
   };
