@@ -36,10 +36,15 @@ const kinds = new Map<string, string>([
   [collections.nodes, 'Node'],
 ]);
 
+/** More than happens between any list and its watch. */
+const happenedMax = 1_000;
+
 /** Objects by collection and name, and who watches them. */
 class Store {
   readonly #stored = new Map<string, Map<string, Stored>>([...kinds.keys()].map((path) => [path, new Map()]));
   readonly #watchers = new Map<string, Set<ServerResponse>>();
+  /** What happened, for a watch that begins behind a list. */
+  readonly #happened: { collection: string; version: number; line: string }[] = [];
   #version = 10;
 
   get(collection: string, name: string): Stored | undefined {
@@ -70,8 +75,11 @@ class Store {
 
   remove(collection: string, name: string): void {
     const object = this.get(collection, name);
+    if (!object) return;
     this.#stored.get(collection)!.delete(name);
-    if (object) this.#tell(collection, 'DELETED', object);
+    this.#version += 1;
+    const metadata = { ...object.metadata, resourceVersion: String(this.#version) };
+    this.#tell(collection, 'DELETED', { ...object, metadata });
   }
 
   list(collection: string): object {
@@ -80,23 +88,28 @@ class Store {
     return { apiVersion: 'v1', kind: `${kinds.get(collection)}List`, metadata, items };
   }
 
-  watch(collection: string, response: ServerResponse): void {
+  /** @param since the resourceVersion of the list that was read: what came after it is told first */
+  watch(collection: string, since: number, response: ServerResponse): void {
     const all = this.#watchers.get(collection) ?? new Set();
     this.#watchers.set(collection, all.add(response));
     response.on('close', () => all.delete(response));
     response.flushHeaders();
+    for (const { collection: of, version, line } of this.#happened)
+      if (of === collection && version > since) response.write(line);
   }
 
   #tell(collection: string, type: string, object: Stored): void {
-    for (const response of this.#watchers.get(collection) ?? [])
-      response.write(`${JSON.stringify({ type, object })}\n`);
+    const line = `${JSON.stringify({ type, object })}\n`;
+    this.#happened.push({ collection, version: this.#version, line });
+    if (this.#happened.length > happenedMax) this.#happened.shift();
+    for (const response of this.#watchers.get(collection) ?? []) response.write(line);
   }
 }
 
 function read(store: Store, url: URL, response: ServerResponse): void {
   const path = url.pathname;
   if (url.searchParams.has('watch')) {
-    store.watch(path, response);
+    store.watch(path, Number(url.searchParams.get('resourceVersion') || Number.POSITIVE_INFINITY), response);
     return;
   }
   if (store.has(path)) {

@@ -83,7 +83,8 @@ export function start(command: string, args: string[], env: Record<string, strin
 /** Waits until a program's output matches; @returns the first group. @throws Error with its output when it ends instead */
 export const said = (what: string, program: Program, pattern: RegExp): Promise<string> =>
   until(what, () => {
-    if (program.child.exitCode !== null) throw new Error(`${what} ended: ${program.output()}`);
+    const { exitCode, signalCode } = program.child;
+    if (exitCode !== null || signalCode !== null) throw new Error(`${what} ended: ${program.output()}`);
     return pattern.exec(program.output())?.[1];
   });
 
