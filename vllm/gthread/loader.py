@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+import warnings
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
@@ -43,12 +44,16 @@ class GThreadLoader(DefaultModelLoader):
         super().__init__(dataclasses.replace(load_config, load_format="auto"))
         self._places: Places = read_places(os.environ)
         self._main: ModelConfig | None = None
+        self._takes_whole = False
 
     def load_model(self, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str = "") -> nn.Module:
         """@raises SettingError when this vLLM was started without our worker"""
         self._choose_backend(vllm_config)
         # A draft model's weights are not in the form.
         self._main = vllm_config.model_config
+        # A rank takes its part of most, and its experts alone.
+        parallel = vllm_config.parallel_config
+        self._takes_whole = parallel.world_size == 1 and not parallel.enable_expert_parallel
         started = time.perf_counter()
         model = self._from_image(vllm_config, model_config, prefix)
         source = "an image"
@@ -124,9 +129,15 @@ class GThreadLoader(DefaultModelLoader):
         self.counter_before_loading_weights = time.perf_counter()
         unused = getattr(model, "is_unused_checkpoint_weight", None)
         manifest = weights_source.read_manifest(form)
-        for tensor, data in weights_source.tensors(form, self._places.staged, manifest, logger.info):
-            if unused is not None and unused(tensor.name):
-                continue
+        given = weights_source.tensors(
+            form,
+            self._places.staged,
+            manifest,
+            logger.info,
+            wanted=lambda name: unused is None or not unused(name),
+            whole=self._takes_whole,
+        )
+        for tensor, data in given:
             yield tensor.name, _as_tensor(tensor.dtype, tensor.shape, data)
         for source in getattr(model, "secondary_weights", ()):
             yield from self._get_weights_iterator(source)
@@ -134,15 +145,13 @@ class GThreadLoader(DefaultModelLoader):
 
 def _as_tensor(dtype: str, shape: tuple[int, ...], data: memoryview) -> torch.Tensor:
     """A view, without a copy. @raises ValueError for a dtype that torch has no tensors of"""
-    import warnings
-
     known = SAFETENSORS_DTYPES.get(dtype)
     if known is None:
         raise ValueError(f"weights of dtype {dtype} cannot be loaded from the gthread form: set spec.loadFormat: auto")
     if not data:
         return torch.empty(shape, dtype=known)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the mapping is read-only, and so are checkpoints' tensors to those who load them
+        warnings.simplefilter("ignore")  # a view of the pool is read-only, as checkpoints' tensors are to those who load them
         return torch.frombuffer(data, dtype=torch.uint8).view(known).view(shape)
 
 

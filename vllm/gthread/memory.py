@@ -57,14 +57,18 @@ def view_of(address: int, length: int) -> memoryview:
     return memoryview((ctypes.c_char * length).from_address(address)).cast("B")
 
 
-def map_anonymous(length: int) -> Mapping:
-    """Private zeroes, on a large page's boundary and in large pages where the kernel has them."""
+def map_anonymous(length: int, large_pages: bool = True) -> Mapping:
+    """Private zeroes, on a large page's boundary and in large pages where the kernel has them.
+
+    @param large_pages False leaves their size to the kernel's own setting
+    """
     whole = align_up(max(length, 1), HUGE_PAGE_BYTES) + HUGE_PAGE_BYTES
     address = _libc.mmap(None, whole, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
     if address == _MAP_FAILED:
         raise _fail("mmap")
     start = align_up(address, HUGE_PAGE_BYTES)
-    try_advise(start, align_up(length, HUGE_PAGE_BYTES), MADV_HUGEPAGE)
+    if large_pages:
+        try_advise(start, align_up(length, HUGE_PAGE_BYTES), MADV_HUGEPAGE)
     return Mapping((address, whole), start, length, writable=True)
 
 

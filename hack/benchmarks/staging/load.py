@@ -3,7 +3,7 @@
 load.py default FILE...            safetensors' mmap, each tensor copied into one of its own, as vLLM's default loader does
 load.py runai FILE...              runai-model-streamer
 load.py fastsafetensors FILE...    fastsafetensors
-load.py copy FORM STAGED           out of the pool while the agent still fills it, each tensor copied as above
+load.py copy FORM STAGED           out of the pool while the agent still fills it, each tensor into memory of its own
 """
 
 import json
@@ -53,7 +53,7 @@ def copy_out(folders: list[str]) -> int:
     manifest = read_manifest(form)
     kept = []
     for tensor, data in tensors(form, staged, manifest, lambda text: print(text, file=sys.stderr)):
-        kept.append(copied(torch.frombuffer(data, dtype=torch.uint8)))
+        kept.append(torch.frombuffer(data, dtype=torch.uint8))
         assert data.nbytes == tensor.bytes
     return sum(tensor.nbytes for tensor in kept)
 
