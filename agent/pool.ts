@@ -6,6 +6,7 @@ import {
   makePool,
   makeStaged,
   openPodFolder,
+  removeDamaged,
   removeImages,
   removePodFolder,
   removeStaged,
@@ -13,7 +14,7 @@ import {
   touch,
 } from './act/staging/pool-folder.ts';
 import { abandonStaged } from './act/staging/stage.ts';
-import { type Adoption, adoptions, goneFolders } from './decide/staging/images.ts';
+import { type Adoption, adoptions, type Damaged, damaged, goneFolders } from './decide/staging/images.ts';
 import type { Eviction, PoolListing, ToStage } from './decide/staging/words.ts';
 import type { PoolMetrics } from './metrics/pool.ts';
 import { createPoolListing } from './observe/pool/pool-listing.ts';
@@ -35,7 +36,7 @@ export interface PoolParts {
 export interface Pool {
   /** @returns null while there is no pool to be had */
   list(): PoolListing | null;
-  /** Opens pods' folders to their pods, links their finished images. @returns whether the pool is another now */
+  /** Opens pods' folders to their pods, removes what they found damaged, links their finished images. @returns whether the pool is another now */
   tend(listing: PoolListing, engineHashOf: (podUid: string) => string | null): boolean;
   /** Removes folders of pods that have ended; only once the API server has listed pods. @returns as `tend` */
   sweep(listing: PoolListing): boolean;
@@ -122,6 +123,25 @@ export function createPool({ poolDir, alive, onFreed, metrics, log, nowMs }: Poo
     for (const key of looked.keys()) if (!there.has(key)) looked.delete(key);
   };
 
+  /** Its name is free again: whose image of that name came second is looked at once more. */
+  const discard = (image: Damaged): boolean => {
+    const { podUid, engineHash, name } = image;
+    for (const key of looked.keys()) if (key.endsWith(`/${name}`)) looked.delete(key);
+    let names = 0;
+    free('removing a damaged image', 0, async () => {
+      const removal = removeDamaged(poolDir, image);
+      names = removal.names;
+      await removal.freed;
+    });
+    if (names > 0)
+      log.warn('an image that an engine found damaged is removed: the next one of its name is linked', {
+        podUid,
+        engineHash,
+        image: name,
+      });
+    return names > 0;
+  };
+
   const adopt = (adoption: Adoption): boolean => {
     const { podUid, engineHash, name, bytes } = adoption;
     const key = `${podUid}/${name}`;
@@ -152,7 +172,8 @@ export function createPool({ poolDir, alive, onFreed, metrics, log, nowMs }: Poo
     tend(found, engineHashOf) {
       for (const { podUid } of found.pods) if (alive(podUid)) openPodFolder(poolDir, podUid);
       forget(found);
-      return adoptions(found, engineHashOf).filter(adopt).length > 0;
+      const discarded = damaged(found, engineHashOf).filter(discard).length > 0;
+      return adoptions(found, engineHashOf).filter(adopt).length > 0 || discarded;
     },
     sweep(found) {
       const gone = goneFolders(found, nowMs(), alive);

@@ -31,6 +31,8 @@ from .image_layout import (
 
 # At once from a storage to the file: large enough for the disk's sake, small enough to be still in a cache when it is hashed.
 CHUNK_BYTES = 16 * 1024 * 1024
+# Behind an image's name: the note that this one is damaged (docs/weights.md).
+DAMAGED = ".damaged"
 _PARTIAL = re.compile(r"\.(?P<pid>\d+)\.partial$")
 
 ReadStorage = Callable[[int], Iterable[memoryview]]
@@ -157,7 +159,8 @@ def open_or_write(
 ) -> Image:
     """The first image that has its hashes; one that has not is passed over, and a new one written where its name is free.
 
-    In a pod's own folder a damaged one may be root's by now, as the agent had linked it: it can neither be removed nor replaced.
+    In a pod's own folder a damaged one may be root's by now, as the agent had linked it: it can neither be removed nor replaced
+    from here. A note asks the agent to.
     @param writable the pod's own folder, then one for this engine alone
     @raises OSError, ValueError
     """
@@ -169,6 +172,9 @@ def open_or_write(
             return open_image(path)
         except (OSError, ValueError) as error:
             say(f"{path} is not used: {error}")
+            is_damaged = isinstance(error, ImageError)
+        if is_damaged:
+            _note_damage(writable[0], path)
         if folder in writable:
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -181,6 +187,16 @@ def open_or_write(
             say(f"{error}: the image is this engine's alone, in {writable[-1]}")
     is_taken = find_image(writable[-1:], name) is not None
     return open_image(write(writable[-1]), verify=is_taken)
+
+
+def _note_damage(folder: Path, image: Path) -> None:
+    """For the agent, whole at once: which file it is, by its inode. What cannot be noted stays where it is."""
+    note = folder / f"{image.name}{DAMAGED}"
+    partial = folder / f"{note.name}.{os.getpid()}.partial"
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        partial.write_text(str(image.stat().st_ino))
+        partial.rename(note)
 
 
 def _write(descriptor: int, data: memoryview, at: int) -> None:

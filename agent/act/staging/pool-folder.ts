@@ -25,7 +25,13 @@ import {
 import { rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { weightsFiles } from '#proto/weights.ts';
-import { type Adoption, imageFault, imageHeadBytes } from '../../decide/staging/images.ts';
+import {
+  type Adoption,
+  type Damaged,
+  damageNote,
+  imageFault,
+  imageHeadBytes,
+} from '../../decide/staging/images.ts';
 import { progressBytes } from './reader-words.ts';
 
 export const poolFolders = { staged: 'staged', images: 'images', pods: 'pods' } as const;
@@ -38,6 +44,8 @@ const podMode = 0o1777;
 /** Of finished images: nobody writes to them any more. */
 const imageMode = 0o444;
 const fileMode = 0o644;
+/** A note of damage is an inode's number, bytes. */
+const noteBytesMax = 20;
 
 /** @throws Error when the pool cannot be made */
 export function makePool(root: string): void {
@@ -196,4 +204,43 @@ export function adoptImage(root: string, { podUid, engineHash, name }: Adoption)
     closeSync(fd);
     rmSync(making, { force: true });
   }
+}
+
+/** @returns the inode that a pod's note names; null when it is no such note */
+function notedInode(path: string): string | null {
+  const fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  try {
+    if (!fstatSync(fd).isFile()) return null;
+    const text = Buffer.alloc(noteBytesMax + 1);
+    const noted = text.toString('latin1', 0, readSync(fd, text, 0, text.length, 0));
+    return /^\d{1,20}$/.test(noted) ? noted : null;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/**
+ * An image that an engine found damaged goes, from all engines' folder and from the pods' own, where it still is that very file: the
+ * next one of its name is linked instead. So does the note.
+ * @returns how many names it had, and when its memory is free, unless somebody has it mapped. @throws Error when it stays
+ */
+export function removeDamaged(
+  root: string,
+  { podUid, engineHash, name, podUids }: Damaged,
+): { names: number; freed: Promise<unknown> } {
+  const podFolder = (uid: string) => join(root, poolFolders.pods, uid);
+  const note = join(podFolder(podUid), damageNote(name));
+  let inode: string | null = null;
+  try {
+    inode = notedInode(note);
+  } catch {
+    // A link, or it went: it says nothing.
+  }
+  const removals = [takeAway(note, join(root, poolFolders.pods))];
+  for (const folder of [join(root, poolFolders.images, engineHash), ...podUids.map(podFolder)]) {
+    const path = join(folder, name);
+    const found = lstatSync(path, { throwIfNoEntry: false });
+    if (found && String(found.ino) === inode) removals.push(takeAway(path, dirname(folder)));
+  }
+  return { names: removals.length - 1, freed: Promise.all(removals) };
 }

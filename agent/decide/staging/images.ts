@@ -12,6 +12,9 @@ const imagePageBytes = 2 * 1024 * 1024;
 /** A pod that the API server does not list for this long, and that nobody is connected from, has ended, ms. */
 export const podGoneMs = 60_000;
 
+/** Behind an image's name: an engine's note of the inode that it found damaged. */
+const damagedSuffix = '.damaged';
+
 export const isImageName = (name: string): boolean => imagePattern.test(name);
 /** The same rule as for kept measurements: it becomes a folder's name. */
 export const isEngineHash = (text: string): boolean => /^[A-Za-z0-9]{1,64}$/.test(text);
@@ -30,23 +33,46 @@ export function imageFault(head: Uint8Array, fileBytes: number): string | null {
   return fileBytes % imagePageBytes === 0 ? null : 'it does not end on a whole page';
 }
 
-export interface Adoption {
+/** An image by the pod that has it, or that speaks of it. */
+export interface PodImage {
   podUid: string;
   engineHash: string;
   name: string;
+}
+export interface Adoption extends PodImage {
   bytes: number;
 }
+export interface Damaged extends PodImage {
+  podUids: string[];
+}
+/** Of a pod, or null for one that has none or is none of ours. */
+type EngineHashOf = (podUid: string) => string | null;
 
-/** @param engineHashOf by pod; null for a pod that has none or is none of ours */
-export function adoptions(pool: PoolListing, engineHashOf: (podUid: string) => string | null): Adoption[] {
+function filesOf(pool: PoolListing, engineHashOf: EngineHashOf) {
   return pool.pods.flatMap(({ podUid, files }) => {
     const engineHash = engineHashOf(podUid);
     if (engineHash === null || !isEngineHash(engineHash)) return [];
-    return files
-      .filter(({ name, linked }) => !linked && isImageName(name))
-      .map(({ name, bytes }) => ({ podUid, engineHash, name, bytes }));
+    return files.map((file) => ({ podUid, engineHash, ...file }));
   });
 }
+
+export function adoptions(pool: PoolListing, engineHashOf: EngineHashOf): Adoption[] {
+  return filesOf(pool, engineHashOf)
+    .filter(({ name, linked }) => !linked && isImageName(name))
+    .map(({ podUid, engineHash, name, bytes }) => ({ podUid, engineHash, name, bytes }));
+}
+
+/** @returns images that an engine found damaged, each with the pods that have a file of its name: the one that wrote it too */
+export function damaged(pool: PoolListing, engineHashOf: EngineHashOf): Damaged[] {
+  return filesOf(pool, engineHashOf).flatMap(({ podUid, engineHash, name: note }) => {
+    const name = note.slice(0, -damagedSuffix.length);
+    if (!note.endsWith(damagedSuffix) || !isImageName(name)) return [];
+    const having = pool.pods.filter(({ files }) => files.some((file) => file.name === name));
+    return [{ podUid, engineHash, name, podUids: having.map((pod) => pod.podUid) }];
+  });
+}
+
+export const damageNote = (image: string): string => `${image}${damagedSuffix}`;
 
 /** Folders of pods that have ended. @param alive may be alive: listed, or connected */
 export const goneFolders = (pool: PoolListing, nowMs: number, alive: (podUid: string) => boolean): string[] =>

@@ -200,6 +200,33 @@ def test_an_image_is_taken_where_it_is_sound_and_else_written_anew(tmp_path: Pat
     assert open_image(own / "k-l.image")
 
 
+def notes(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir() if path.suffix == ".damaged"}
+
+
+def test_all_engines_damaged_image_is_noted_for_the_agent(tmp_path: Path) -> None:
+    shared, own, spare = tmp_path / "shared", tmp_path / "own", tmp_path / "spare"
+    assert open_or_write(written(shared).parent, [own, spare], "k-l.image", written, lambda _: None).path.parent == shared
+    assert not own.exists(), "a sound one is no news"
+    damage(shared / "k-l.image")
+    assert open_or_write(shared, [own, spare], "k-l.image", written, lambda _: None).path.parent == own
+    assert notes(own) == {"k-l.image.damaged": str((shared / "k-l.image").stat().st_ino)}
+
+
+def test_one_that_cannot_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared, own = tmp_path / "shared", tmp_path / "own"
+    written(shared)
+
+    def refuse(path: Path, verify: bool = True) -> image_file.Image:
+        if path.parent == shared:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return open_image(path, verify)
+
+    monkeypatch.setattr(image_file, "open_image", refuse)
+    assert open_or_write(shared, [own], "k-l.image", written, lambda _: None).path.parent == own
+    assert notes(own) == {}
+
+
 def test_a_damaged_image_that_cannot_be_removed_is_never_taken_for_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
