@@ -90,18 +90,19 @@ async function together(place: Place): Promise<Taken> {
   return ours(place, () => loader.load());
 }
 
-async function disk({ form, first }: Place): Promise<Taken> {
+async function disk({ form, first }: Place, largePages: boolean): Promise<Taken> {
   await dropCaches();
   const path = join(form, weightsFiles.weights);
   const bytes = statSync(path).size;
   if (first) await goFirst(process.pid, true);
-  const bytesPerSecond = await fio(path);
+  const bytesPerSecond = await fio(path, largePages);
   if (first) await goFirst(process.pid, false);
   return { seconds: bytes / bytesPerSecond, cpuSeconds: 0, bytes };
 }
 
 const ways: Record<string, (place: Place) => Promise<Taken>> = {
-  fio: disk,
+  fio: (place) => disk(place, false),
+  'fio, large pages': (place) => disk(place, true),
   staging: (place) => ours(place),
   'staging + copy-out': together,
   'runai-model-streamer': (place) => peer(place, 'runai'),
@@ -145,7 +146,7 @@ function report(taken: Record<string, Taken[]>): void {
   for (const [name, all] of Object.entries(taken)) {
     const sorted = all.map((each) => each.seconds).sort((a, b) => a - b);
     const gbs = median(all.map((each) => each.bytes / each.seconds / 1e9));
-    const cpu = name === 'fio' ? '' : median(all.map((each) => each.cpuSeconds)).toFixed(2);
+    const cpu = name.startsWith('fio') ? '' : median(all.map((each) => each.cpuSeconds)).toFixed(2);
     console.log(
       `| ${name} | ${seconds(name).toFixed(2)} (${sorted[0]!.toFixed(2)} to ${sorted.at(-1)!.toFixed(2)}) | ${gbs.toFixed(2)} | ${cpu} |`,
     );
@@ -157,6 +158,7 @@ function report(taken: Record<string, Taken[]>): void {
     [
       'result:',
       `staging_vs_fio=${ratio(seconds('fio'), seconds('staging'))}`,
+      `staging_vs_fio_large_pages=${ratio(seconds('fio, large pages'), seconds('staging'))}`,
       `staging_vs_best_streamer=${ratio(streamer, seconds('staging'))}`,
       `staging_vs_default_loader=${ratio(seconds('default loader'), seconds('staging'))}`,
       `staging_and_copy_vs_best=${ratio(best, seconds('staging + copy-out'))}`,
