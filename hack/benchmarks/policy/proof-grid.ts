@@ -11,8 +11,8 @@ import { residueBytes, type Scenario } from './scenario.ts';
 const roundingMs = 0.001;
 /** Sets of models are bits of one number. */
 const modelsMax = 20;
-/** A wait in slots is a byte, and 255 stands for more. */
-export const spareSlotsMax = 250;
+/** A wait or a wake in slots is a byte of a state, below 127. */
+const slotsMax = 120;
 
 export interface GridRequest {
   model: number;
@@ -56,8 +56,9 @@ export function gridOf(scenario: Scenario, waitMs: number, slotMs: number): Grid
   const { models, sleepMs, arrivals } = scenario;
   if (models.length > modelsMax)
     throw new Error(`${models.length} models; at most ${modelsMax} can be proven`);
-  if (waitMs / slotMs + 3 > spareSlotsMax)
-    throw new Error(`a wait of ${waitMs} ms in slots of ${slotMs} ms: at most ${spareSlotsMax} slots`);
+  const longestMs = Math.max(waitMs, ...models.map(({ wakeMs }) => wakeMs + sleepMs));
+  if (longestMs / slotMs + 3 > slotsMax)
+    throw new Error(`${longestMs} ms in slots of ${slotMs} ms: at most ${slotsMax} slots`);
   const requests = arrivals.map(({ atMs, model, workMs }): GridRequest => {
     const from = Math.floor((atMs + sleepMs - roundingMs) / slotMs);
     const to = Math.ceil((atMs + workMs + waitMs + sleepMs + roundingMs) / slotMs);

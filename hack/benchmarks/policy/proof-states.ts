@@ -2,28 +2,40 @@
  * States of a proof, a row of bytes each: [late, a hold per model, a wait per open request]. Smaller is better for a policy in
  * every byte, so a state that is no smaller anywhere than another is left out: whatever follows it, the other can do too.
  * With g fewer late, a state may also be larger in the waits of g requests: it can let these be late.
+ *
+ * All bytes are below 128, so four are compared at once: (b | 128) − a keeps its highest bit where a ≤ b.
  */
 
-/** The hold of a model that has no memory; of another: the slots until it serves. */
-export const out = 255;
-/** More than any byte of a wait: a late request outweighs one wait in the order of states. */
-const lateWeight = 256;
+/** No byte is larger. As a hold: the model has no memory; else the hold is the slots until it serves. */
+export const byteMax = 127;
+export const out = byteMax;
+const highest = 0x80808080 | 0;
+const wordBytes = 4;
+/** More than any wait: a late request outweighs one wait in the order of states. */
+const lateWeight = 128;
 const hashPrime = 16_777_619;
 const hashBasis = 2_166_136_261;
+const rowsFirst = 1_024;
+
+const words = (bytes: number): number => Math.ceil(bytes / wordBytes);
 
 export class States {
   readonly models: number;
+  /** Where the first wait is. */
+  readonly waitsAt: number;
   readonly stride: number;
   bytes: Uint8Array;
   count = 0;
-  #index: Int32Array;
+  #words: Int32Array;
+  #index = new Int32Array(4 * rowsFirst);
 
   /** @param columns as many requests may be open at once */
   constructor(models: number, columns: number) {
     this.models = models;
-    this.stride = 1 + models + columns;
-    this.bytes = new Uint8Array(1024 * this.stride);
-    this.#index = new Int32Array(4096);
+    this.waitsAt = words(1 + models) * wordBytes;
+    this.stride = this.waitsAt + words(columns) * wordBytes;
+    this.bytes = new Uint8Array(rowsFirst * this.stride);
+    this.#words = new Int32Array(this.bytes.buffer);
   }
 
   clear(): void {
@@ -38,7 +50,19 @@ export class States {
       const grown = new Uint8Array(this.bytes.length * 2);
       grown.set(this.bytes);
       this.bytes = grown;
+      this.#words = new Int32Array(grown.buffer);
     }
+    return at;
+  }
+
+  /** Fills the fresh row with the first `end` bytes of another's. @returns its offset */
+  draft(from: States, row: number, end: number): number {
+    const at = this.fresh();
+    const to = at / wordBytes;
+    const source = (row * this.stride) / wordBytes;
+    const own = this.#words;
+    const other = from.#words;
+    for (let word = words(end) - 1; word >= 0; word--) own[to + word] = other[source + word]!;
     return at;
   }
 
@@ -55,6 +79,7 @@ export class States {
     }
   }
 
+  /** Where in the index a row is that equals this one but for its late, or would be. */
   #find(at: number, end: number): number {
     const { bytes, stride } = this;
     let hash = hashBasis;
@@ -72,53 +97,66 @@ export class States {
   }
 
   #grow(end: number): void {
-    const { count } = this;
     this.#index = new Int32Array(this.#index.length * 2);
-    for (let row = 0; row < count; row++) this.#index[this.#find(row * this.stride, end)] = row + 1;
+    for (let row = 0; row < this.count; row++) this.#index[this.#find(row * this.stride, end)] = row + 1;
   }
 
+  /** The least late of any row. */
   least(): number {
-    let least = 255;
+    let least = byteMax;
     for (let row = 0; row < this.count; row++) least = Math.min(least, this.bytes[row * this.stride]!);
     return least;
   }
 
   /** The best rows into `into`: those that no other is as good as. */
   best(into: States, end: number): void {
-    const { bytes, stride, count } = this;
+    const { stride, count } = this;
     into.clear();
     const sums = new Float64Array(count);
-    const outs = new Int32Array(count);
-    const opens = new Int32Array(count);
-    for (let row = 0; row < count; row++) {
-      // A row that is as good comes first: its bytes sum to less. The row's number is what is left over.
-      sums[row] = this.#sum(row, end) * count + row;
-      outs[row] = this.#outs(row);
-      opens[row] = this.#opens(row, end);
-    }
+    // A row that is as good comes first: its bytes sum to less. The row's number is what is left over.
+    for (let row = 0; row < count; row++) sums[row] = this.#sum(row, end) * count + row;
     sums.sort();
-    const kept: number[] = [];
+    const kept = new Int32Array(count);
+    let keptCount = 0;
     for (const sum of sums) {
       const row = sum % count;
-      const late = bytes[row * stride]!;
-      const isWorse = kept.some((other) => {
-        if (outs[other]! & ~outs[row]!) return false;
-        const gap = late - bytes[other * stride]!;
-        if (gap < 0 || (gap === 0 && opens[other]! & ~opens[row]!)) return false;
-        return this.#isAsGood(other * stride, row * stride, end);
-      });
-      if (isWorse) continue;
-      kept.push(row);
-      into.copy(this, row);
+      const found = this.#betterOf(kept, keptCount, row, end);
+      if (found < 0) {
+        kept[keptCount++] = row * stride;
+        into.draft(this, row, end);
+        into.count++;
+      } else if (found > 0) {
+        // One that was better than this is likely to be better than the next, which is alike.
+        const better = kept[found]!;
+        kept[found] = kept[found >> 1]!;
+        kept[found >> 1] = better;
+      }
     }
   }
 
-  /** One more row, equal to that of another. */
-  copy(from: States, row: number): void {
-    const at = row * this.stride;
-    const to = this.fresh();
-    this.bytes.set(from.bytes.subarray(at, at + this.stride), to);
-    this.count++;
+  /** @returns which of the kept rows (their offsets) is as good as this row; -1: none */
+  #betterOf(kept: Int32Array, keptCount: number, row: number, end: number): number {
+    const own = this.#words;
+    const { bytes, stride } = this;
+    const holdWords = this.waitsAt / wordBytes;
+    const endWords = words(end);
+    const at = (row * stride) / wordBytes;
+    const late = bytes[row * stride]!;
+    for (let index = 0; index < keptCount; index++) {
+      const offset = kept[index]!;
+      const other = offset / wordBytes;
+      let word = 0;
+      while (word < holdWords && (((own[at + word]! | highest) - own[other + word]!) & highest) === highest)
+        word++;
+      if (word < holdWords) continue;
+      let gap = late - bytes[offset]!;
+      for (; word < endWords && gap >= 0; word++) {
+        let worse = ~((own[at + word]! | highest) - own[other + word]!) & highest;
+        for (; worse !== 0; worse &= worse - 1) gap--;
+      }
+      if (gap >= 0) return index;
+    }
+    return -1;
   }
 
   #sum(row: number, end: number): number {
@@ -126,32 +164,6 @@ export class States {
     let sum = this.bytes[at]! * lateWeight;
     for (let byte = at + 1; byte < at + end; byte++) sum += this.bytes[byte]!;
     return sum;
-  }
-
-  /** The models that hold nothing, as a set. */
-  #outs(row: number): number {
-    const at = row * this.stride + 1;
-    let outs = 0;
-    for (let model = 0; model < this.models; model++) if (this.bytes[at + model] === out) outs |= 1 << model;
-    return outs;
-  }
-
-  /** The first 32 columns with an open request, as a set. */
-  #opens(row: number, end: number): number {
-    const at = row * this.stride + 1 + this.models;
-    const columns = Math.min(32, end - 1 - this.models);
-    let opens = 0;
-    for (let column = 0; column < columns; column++) if (this.bytes[at + column]! > 0) opens |= 1 << column;
-    return opens;
-  }
-
-  #isAsGood(one: number, other: number, end: number): boolean {
-    const { bytes, models } = this;
-    for (let byte = 1; byte <= models; byte++) if (bytes[one + byte]! > bytes[other + byte]!) return false;
-    let gap = bytes[other]! - bytes[one]!;
-    for (let byte = models + 1; byte < end; byte++)
-      if (bytes[one + byte]! > bytes[other + byte]! && --gap < 0) return false;
-    return true;
   }
 
   /**
@@ -166,8 +178,8 @@ export class States {
       const key = this.#likeness(row, end, coarse);
       const known = groups.get(key);
       if (known === undefined) {
-        groups.set(key, into.count * stride);
-        into.copy(this, row);
+        groups.set(key, into.draft(this, row, end));
+        into.count++;
         continue;
       }
       for (let byte = 1; byte < end; byte++)

@@ -9,7 +9,7 @@
  * - when there are too many states, those that hold the same models are put together, the better of each byte.
  */
 import type { Grid, GridRequest } from './proof-grid.ts';
-import { out, States } from './proof-states.ts';
+import { byteMax, out, States } from './proof-states.ts';
 
 export interface ProofLimits {
   /** States within so many late of the best one are told apart. */
@@ -35,7 +35,6 @@ export interface Proof {
 
 /** As many requests are open at once; one that comes beyond is left out, in the policy's favour. */
 const columnsMax = 120;
-const lateMax = 250;
 /** Waits that differ in so many bits are put together at most: all. */
 const coarseMax = 8;
 const never = Number.MAX_SAFE_INTEGER;
@@ -102,7 +101,7 @@ class Search {
   }
 
   get #end(): number {
-    return 1 + this.#grid.models + this.#used;
+    return this.#states.waitsAt + this.#used;
   }
 
   /** Columns of requests whose windows are over. */
@@ -116,7 +115,7 @@ class Search {
   }
 
   #arrive(): void {
-    const { requests, models } = this.#grid;
+    const { requests } = this.#grid;
     for (; this.#next < requests.length && requests[this.#next]!.from <= this.#now; this.#next++) {
       const request = requests[this.#next]!;
       const column = this.#columns.indexOf(null);
@@ -124,12 +123,22 @@ class Search {
       this.#columns[column] = request;
       this.#ends[column] = request.from + request.need + request.spare;
       this.#columnModels[column] = request.model;
-      this.#used = Math.max(this.#used, column + 1);
       this.#open++;
-      const { bytes, stride, count } = this.#states;
-      for (let row = 0; row < count; row++) bytes[row * stride + 1 + models + column] = 1;
+      this.#begin(column);
     }
     this.#proof.requests = this.#next;
+  }
+
+  /** A request opens in every state; what lies behind the columns in use is left over from others, and four go together. */
+  #begin(column: number): void {
+    const { bytes, stride, count, waitsAt } = this.#states;
+    const isNew = column >= this.#used;
+    this.#used = Math.max(this.#used, column + 1);
+    for (let row = 0; row < count; row++) {
+      const at = row * stride + waitsAt + column;
+      if (isNew && column % 4 === 0) bytes.fill(0, at, at + 4);
+      bytes[at] = 1;
+    }
   }
 
   /** Models whose next request comes so soon that a wake for it may begin: earlier ones gain nothing. */
@@ -144,13 +153,13 @@ class Search {
   }
 
   #step(): void {
-    const { bytes, stride, count, models } = this.#states;
+    const { bytes, stride, count, models, waitsAt } = this.#states;
     this.#coming.clear();
     for (let row = 0; row < count; row++) {
       const at = row * stride;
       let open = 0;
       for (let column = 0; column < this.#used; column++)
-        if (bytes[at + 1 + models + column]! > 0) open |= 1 << this.#columnModels[column]!;
+        if (bytes[at + waitsAt + column]! > 0) open |= 1 << this.#columnModels[column]!;
       let ready = 0;
       let waking = 0;
       for (let model = 0; model < models; model++) {
@@ -160,7 +169,7 @@ class Search {
       }
       const wanted = ~(ready | waking) & (open | this.#soon);
       const pool = waking | (ready & open) | wanted;
-      for (const action of this.#actionsOf(pool, ready & ~open)) this.#act(at, action, wanted);
+      for (const action of this.#actionsOf(pool, ready & ~open)) this.#act(row, action, wanted);
     }
   }
 
@@ -201,16 +210,15 @@ class Search {
   #act(from: number, { active, idle }: Action, wanted: number): void {
     const { models, wakeSlots } = this.#grid;
     const coming = this.#coming;
-    const at = coming.fresh();
-    const { bytes } = coming;
-    bytes.set(this.#states.bytes.subarray(from, from + this.#end), at);
+    const at = coming.draft(this.#states, from, this.#end);
+    const { bytes, waitsAt } = coming;
     for (let model = 0; model < models; model++) {
       const one = 1 << model;
       if (active & wanted & one) bytes[at + 1 + model] = wakeSlots[model]!;
       else if (!((active | idle) & one)) bytes[at + 1 + model] = out;
     }
     for (let column = 0; column < this.#used; column++) {
-      if (bytes[at + 1 + models + column] !== 0) this.#serve(bytes, at, column);
+      if (bytes[at + waitsAt + column] !== 0) this.#serve(bytes, at, column);
     }
     for (let model = 0; model < models; model++) {
       const hold = bytes[at + 1 + model]!;
@@ -221,8 +229,8 @@ class Search {
 
   /** One request in one slot: served, waiting, or late as soon as it cannot be served in time any more. */
   #serve(bytes: Uint8Array, at: number, column: number): void {
-    const { models, wakeSlots } = this.#grid;
-    const byte = at + 1 + models + column;
+    const { wakeSlots } = this.#grid;
+    const byte = at + this.#states.waitsAt + column;
     const { from, need, spare, model } = this.#columns[column]!;
     const waited = bytes[byte]! - 1;
     const hold = bytes[at + 1 + model]!;
@@ -233,7 +241,7 @@ class Search {
     const toServe = hold === out ? wakeSlots[model]! : hold - 1;
     if (waited + 1 + toServe > spare) {
       bytes[byte] = 0;
-      if (bytes[at]! < lateMax) bytes[at]!++;
+      if (bytes[at]! < byteMax) bytes[at]!++;
     } else bytes[byte]!++;
   }
 
@@ -252,13 +260,13 @@ class Search {
         given = Math.min(given, late);
         continue;
       }
-      coming.bytes.copyWithin(kept * stride, at, at + end);
+      coming.bytes.copyWithin(kept * stride, at, at + stride);
       coming.bytes[kept++ * stride] = late;
     }
     coming.count = kept;
     if (given !== never) {
       const at = coming.fresh();
-      coming.bytes.fill(0, at, at + end);
+      coming.bytes.fill(0, at, at + stride);
       coming.bytes[at] = given;
       coming.count++;
     }
