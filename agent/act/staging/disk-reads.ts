@@ -65,7 +65,13 @@ export function asynchronousReads(depth: number): DiskReads {
       aio('submit', context, 1, addressOf(at.list));
     },
     ended() {
-      if (aio('getEvents', context, 1, 1, addressOf(at.event), addressOf(at.timeout)) === 0) return null;
+      try {
+        if (aio('getEvents', context, 1, 1, addressOf(at.event), addressOf(at.timeout)) === 0) return null;
+      } catch (error) {
+        // A signal that has a handler ends the wait, and nothing else.
+        if ((error as NodeJS.ErrnoException).code === 'EINTR') return null;
+        throw error;
+      }
       const place = Number(memory.readBigUInt64LE(at.event + event.data));
       const result = Number(memory.readBigInt64LE(at.event + event.result));
       return result < 0 ? { place, error: systemError(-result, 'read') } : { place, bytes: result };

@@ -1,4 +1,5 @@
 /** Reads of a real file, by the kernel's asynchronous I/O and by plain reads. */
+import { execFileSync } from 'node:child_process';
 import { closeSync, openSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
@@ -91,4 +92,21 @@ describe.each([
     }
     expect(found).toMatchObject({ code: expect.stringMatching(/^(EISDIR|EINVAL)$/) });
   });
+});
+
+/** In a process of its own, whose one thread waits when the signal comes. */
+const interrupted = `
+import { spawn } from 'node:child_process';
+import { asynchronousReads } from '${new URL('../../../../agent/act/staging/disk-reads.ts', import.meta.url).pathname}';
+process.on('SIGUSR2', () => {});
+const reads = asynchronousReads(1);
+spawn('sh', ['-c', 'sleep 0.2; kill -USR2 ' + process.pid]);
+console.log(JSON.stringify(reads.ended()));
+`;
+
+it('a wait that a signal cuts short has brought nothing, and is no error', () => {
+  const said = execFileSync(process.execPath, ['--input-type=module', '-e', interrupted], {
+    encoding: 'utf8',
+  });
+  expect(JSON.parse(said)).toBeNull();
 });
