@@ -22,8 +22,9 @@ export class Timeline {
     return performance.now() - this.#began;
   }
 
-  see(word: string, more = ''): void {
-    const seen = { atMs: this.nowMs(), word, more };
+  /** @param atMs when it was, where that is not now */
+  see(word: string, more = '', atMs: number = this.nowMs()): void {
+    const seen = { atMs, word, more };
     this.#seen.push(seen);
     for (const tell of this.#listeners.get(word) ?? []) tell(seen);
   }

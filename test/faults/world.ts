@@ -225,8 +225,11 @@ export class World {
     const ended = this.timeline.last(`ended ${model}`);
     if (!started || (ended && ended.atMs > started.atMs)) return false;
     try {
-      process.kill(partOf(Number(started.more), part), 'SIGKILL');
-      this.timeline.see(`engine killed ${model}`);
+      const pid = partOf(Number(started.more), part);
+      // What it frees may be seen before this process goes on.
+      const atMs = this.timeline.nowMs();
+      process.kill(pid, 'SIGKILL');
+      this.timeline.see(`engine killed ${model}`, '', atMs);
       return true;
     } catch {
       return false;
