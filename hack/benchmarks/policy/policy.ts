@@ -16,6 +16,7 @@ import {
 } from './experiments.ts';
 import { median, percentile } from './figures.ts';
 import { drawWaits } from './picture.ts';
+import { proofLines } from './prove.ts';
 import { type Scenario, withWork } from './scenario.ts';
 import { readTrace, type TraceRow } from './trace.ts';
 import { bursts, diurnal, smallCase, zipfTrace } from './workloads.ts';
@@ -36,6 +37,8 @@ export const policyOptions = [
   '--trace FILE        another arrival trace (TIMESTAMP,ContextTokens,GeneratedTokens), its first 20,000 requests',
   '--work FACTOR       what engines work on each request, multiplied: 0.1 stands for short answers',
   '--picture FILE      where the SVG goes',
+  '--workload TEXT     only workloads whose names contain this: "trace, 8"',
+  '--prove SECONDS     proves which aims for p99 no policy can reach; computing time of each attempt, some 14 a workload',
 ];
 
 const traceDefault = new URL('../../../test/fixtures/traces/azure-llm-2023-conv.csv', import.meta.url)
@@ -43,6 +46,7 @@ const traceDefault = new URL('../../../test/fixtures/traces/azure-llm-2023-conv.
 const pictureDefault = (): string => join(process.env.GREENTHREAD_CACHE ?? '.', 'bench', 'policy.svg');
 const seed = 1;
 const workFactorMax = 100;
+const proveSecondsMax = 3_600;
 
 const scenariosOf = (rows: TraceRow[], workFactor: number): Scenario[] =>
   [
@@ -208,8 +212,16 @@ const panelOf = ({ scenario, rows }: Report) => ({
   })),
 });
 
-/** @returns 1 when a wait was longer than the bound */
-export async function policy(flags: string[]): Promise<number> {
+interface Choices {
+  size: Size;
+  scenarios: Scenario[];
+  picture: string;
+  /** ms for each attempt at a proof; null: none are made. */
+  proveMs: number | null;
+}
+
+/** @throws Error on a flag that cannot be */
+function choicesOf(flags: string[]): Choices {
   const { values } = parseArgs({
     args: flags,
     options: {
@@ -217,6 +229,8 @@ export async function policy(flags: string[]): Promise<number> {
       trace: { type: 'string' },
       work: { type: 'string' },
       picture: { type: 'string' },
+      workload: { type: 'string' },
+      prove: { type: 'string' },
     },
   });
   const size = new Map(Object.entries(sizes)).get(values.size ?? 'full');
@@ -224,19 +238,40 @@ export async function policy(flags: string[]): Promise<number> {
   const workFactor = Number(values.work ?? 1);
   if (!(workFactor > 0 && workFactor <= workFactorMax))
     throw new Error(`--work is a number above 0, at most ${workFactorMax}, not ${values.work}`);
+  const proveSeconds = values.prove === undefined ? null : Number(values.prove);
+  if (proveSeconds !== null && !(proveSeconds > 0 && proveSeconds <= proveSecondsMax))
+    throw new Error(`--prove is a number of seconds, at most ${proveSecondsMax}, not ${values.prove}`);
+  const { workload = '' } = values;
   const rows = readTrace(values.trace ?? traceDefault, size.rowsMax);
+  const all = scenariosOf(rows, workFactor);
+  const scenarios = all.filter(({ name }) => name.includes(workload));
+  if (scenarios.length === 0)
+    throw new Error(
+      `--workload is part of one of ${all.map(({ name }) => `"${name}"`).join(' ')}, not ${workload}`,
+    );
+  return {
+    size,
+    scenarios,
+    picture: resolve(values.picture ?? pictureDefault()),
+    proveMs: proveSeconds === null ? null : proveSeconds * 1_000,
+  };
+}
+
+/** @returns 1 when a wait was longer than the bound */
+export async function policy(flags: string[]): Promise<number> {
+  const { size, scenarios, picture, proveMs } = choicesOf(flags);
   const began = performance.now();
   const reports: Report[] = [];
-  for (const scenario of scenariosOf(rows, workFactor)) {
+  for (const scenario of scenarios) {
     const report = experiment(scenario, size.grid);
     reports.push(report);
     console.log(describe(report));
+    if (proveMs !== null) console.log(proofLines(report, proveMs).join('\n'));
   }
   const small = Array.from({ length: size.smallCases }, (_, at) =>
     smallExperiment(smallCase(at + 1), size.grid),
   );
   for (const line of [ratioTable(reports), smallTable(small), ...offLoad(reports)]) console.log(line);
-  const picture = resolve(values.picture ?? pictureDefault());
   mkdirSync(dirname(picture), { recursive: true });
   writeFileSync(picture, drawWaits(reports.map(panelOf)));
   console.log(`picture: ${picture}`);

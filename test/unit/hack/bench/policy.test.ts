@@ -38,10 +38,26 @@ describe('./hack/bench policy', () => {
     expect(readFileSync(picture, 'utf8')).toContain('trace, 16 models');
   });
 
+  it('proves of one workload what no policy can reach', async () => {
+    const file = join(folder, 'trace.csv');
+    writeFileSync(file, trace.split('\n').slice(0, 201).join('\n'));
+    const flags = ['--size', 'small', '--trace', file, '--picture', join(folder, 'waits.svg')];
+    expect(await policy([...flags, '--workload', 'trace, 4', '--prove', '60'])).toBe(0);
+    const text = printed.join('\n');
+    expect(text).toContain('### Proven of trace, 4 models');
+    expect(text).not.toContain('bursts');
+    for (const aim of ["half of best LRU's", 'half of best first', 'a fifth of the reference'])
+      expect(text).toMatch(new RegExp(`- p99 of [\\d.]+ s, ${aim}[^:]*: (no policy can|not proven|reached)`));
+    // All 200 are looked at long before a minute is over.
+    expect(text).toMatch(/no policy can \([3-9] of \d+ requests late whatever is done, 3 needed/);
+  });
+
   it.each([
     [['--size', 'huge'], '--size is full or small, not huge'],
     [['--work', '0'], '--work is a number above 0'],
     [['--trace', '/no/such/file'], 'no such file'],
+    [['--prove', '0'], '--prove is a number of seconds'],
+    [['--workload', 'trace, 9'], '--workload is part of one of "trace, 4 models"'],
   ])('refuses %j', async (flags, message) => {
     await expect(policy(flags)).rejects.toThrow(message);
   });
