@@ -260,6 +260,14 @@ def test_a_damaged_chunk_on_disk_is_no_tensor(chunks: Path, at: int) -> None:
         list(map(source.read, CHUNKS.tensors))
 
 
+@pytest.mark.skipif(xxh64.find() is None, reason=f"no {xxh64.LIBRARY} here")
+def test_what_the_agent_found_damaged_is_not_loaded_from_the_disk_either(tmp_path: Path, staged: Path) -> None:
+    damaged = form_of(tmp_path / "damaged", 3)
+    say(staged, 0, 2)
+    with pytest.raises(DamagedForm, match="do not have the hash"):
+        read_all(damaged, staged)
+
+
 def test_a_disk_that_was_wrong_once_is_asked_again(chunks: Path) -> None:
     wrong = [True]
 
