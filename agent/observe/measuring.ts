@@ -42,7 +42,10 @@ export function startMeasuring(
     clearTimeout(timer);
     const retry = Math.min(retryMs.least * 2 ** Math.min(failures - 1, 16), retryMs.most);
     const every = failures > 0 ? retry : asked ? askedEveryMs : idleEveryMs;
-    timer = setTimeout(() => void run(), Math.max(0, startedAtMs + every - performance.now()));
+    const waitMs = startedAtMs + every - performance.now();
+    // At once where somebody waits: even the shortest timer takes more than a millisecond.
+    if (asked && waitMs <= 0) void run();
+    else timer = setTimeout(() => void run(), Math.max(0, waitMs));
   };
 
   async function run(): Promise<void> {

@@ -108,11 +108,11 @@ export function createMeasure(options: MeasureOptions): () => Promise<GpuMeasure
   /** GPUs of the last good answer: when even the listing hangs. */
   let lately: string[] = [];
 
-  async function ask(uuids: string[] | null): Promise<GpuMeasurement[]> {
+  async function ask(uuids: string[] | null, again: boolean): Promise<GpuMeasurement[]> {
     const which = uuids ? ['-i', uuids.join(',')] : [];
     const [gpuOutput, processOutput] = await Promise.all([
-      run([...gpuQueryArgs, ...which], timeoutMs),
-      run([...processQueryArgs, ...which], timeoutMs),
+      run([...gpuQueryArgs, ...which], timeoutMs, again),
+      run([...processQueryArgs, ...which], timeoutMs, again),
     ]);
     const gpus = parsed(parseGpuRows, gpuOutput);
     const processes = parsed(parseProcessRows, processOutput);
@@ -133,7 +133,9 @@ export function createMeasure(options: MeasureOptions): () => Promise<GpuMeasure
       reason === 'ProbeTimeout'
         ? lately
         : parseList((await run(['-L'], timeoutMs)).stdout).map(({ uuid }) => uuid);
-    const asked = await Promise.allSettled(uuids.slice(0, singleQueriesMax).map((uuid) => ask([uuid])));
+    const asked = await Promise.allSettled(
+      uuids.slice(0, singleQueriesMax).map((uuid) => ask([uuid], false)),
+    );
     const gpus = asked.flatMap((result) => (result.status === 'fulfilled' ? result.value : []));
     if (gpus.length === 0) throw failure;
     only = { uuids: gpus.map(({ uuid }) => uuid), untilMs: performance.now() + spoiltMs };
@@ -143,7 +145,7 @@ export function createMeasure(options: MeasureOptions): () => Promise<GpuMeasure
   /** Tries all GPUs again beside the measurements: nobody waits for a board that may still hang. */
   function tryAll(): void {
     trying = true;
-    void ask(null)
+    void ask(null, false)
       .then(
         () => {
           only = null;
@@ -160,7 +162,7 @@ export function createMeasure(options: MeasureOptions): () => Promise<GpuMeasure
   async function once(): Promise<GpuMeasurement[]> {
     if (only && !trying && performance.now() > only.untilMs) tryAll();
     try {
-      const gpus = await ask(only?.uuids ?? null);
+      const gpus = await ask(only?.uuids ?? null, true);
       lately = gpus.map(({ uuid }) => uuid);
       return gpus;
     } catch (error) {

@@ -200,6 +200,26 @@ describe('a measurement', () => {
     expect(calls).toHaveLength(2);
   });
 
+  it('keeps ready what is asked again and again, and no question to a single board', async () => {
+    const lost = output('Unable to determine the device handle for GPU 0000:0B:00.0: GPU is lost', {
+      exitCode: 15,
+    });
+    const kept: string[] = [];
+    const list = output('GPU 1: Tesla T4 (UUID: GPU-b)\n');
+    const { run } = scripted({ gpu: [lost, output(gpuRow('GPU-b'))], apps: [lost, output('')], list });
+    const measure = createMeasure({
+      ...parts,
+      run: (args, timeoutMs, again) => {
+        if (again) kept.push(args.slice(2).join(' '));
+        return run(args, timeoutMs);
+      },
+    });
+    await measure();
+    expect(kept).toEqual(['', '']);
+    await measure();
+    expect(kept).toEqual(['', '', '-i GPU-b', '-i GPU-b']);
+  });
+
   it('that hangs over one GPU is of the others from then on', async () => {
     let hangs = false;
     const calls: string[] = [];

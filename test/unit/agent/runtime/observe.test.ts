@@ -140,6 +140,15 @@ describe('measuring', () => {
     expect(begun).toHaveLength(2);
   });
 
+  it('has begun when a wish returns that comes long after the last one', async () => {
+    const { measuring, begun, told } = start();
+    begun[0]!.resolve({ startedAtMs: 1, gpus: [] });
+    await until('its end', () => told.length === 1);
+    await new Promise((resolve) => setTimeout(resolve, 60));
+    measuring.ask();
+    expect(begun).toHaveLength(2);
+  });
+
   it('tries again after a failure, and complains once', async () => {
     const { begun, told, lines } = start();
     await until('the first', () => begun.length === 1);
