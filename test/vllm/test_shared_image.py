@@ -1,4 +1,4 @@
-"""Two engines that boot from the image that a first one wrote, and map it: their weights are the same pages."""
+"""Two engines that map one image, which the first wrote and the second booted from: their weights are the same pages."""
 
 from __future__ import annotations
 
@@ -13,35 +13,37 @@ PROMPTS = ["hello world", "the quick brown fox jumps over"]
 
 
 @pytest.fixture(scope="module")
-def answers(start, pool: Path) -> list[list[int]]:
-    """Of an engine that read the weights from disk, wrote the image and ended."""
-    writer = start("writer").wait()
-    assert "model loaded from weights" in writer.words()
-    found = [writer.complete(prompt) for prompt in PROMPTS]
+def engines(start, pool: Path) -> Iterator[list[Engine]]:
+    # One after the other: the second finds the first one's image.
+    first = start("first", wake="map").wait()
     publish(pool)
-    writer.stop()
-    return found
+    second = start("second", wake="map").wait()
+    yield [first, second]
+    first.stop()
+    second.stop()
 
 
 @pytest.fixture(scope="module")
-def engines(start, answers: list[list[int]]) -> Iterator[list[Engine]]:
-    # One after the other: two boots at once would need both models' memory twice.
-    begun = [start(name, wake="map").wait() for name in ("first", "second")]
-    yield begun
-    for engine in begun:
-        engine.stop()
+def answers(engines: list[Engine]) -> list[list[int]]:
+    """Of the one that read the weights from disk, before any sleep."""
+    found = [engines[0].complete(prompt) for prompt in PROMPTS]
+    assert found[0] != found[1]
+    return found
 
 
-def test_they_boot_from_the_image(engines: list[Engine], pool: Path) -> None:
-    for engine in engines:
-        assert "model loaded from an image" in engine.words()
-        assert engine.stats()["image"].startswith(f"{pool}/images/")
-    assert len(list(pool.glob("pods/*/*.image"))) == 1
+def test_one_loads_weights_from_disk_and_the_other_its_image(engines: list[Engine], form: Path, pool: Path) -> None:
+    first, second = engines
+    assert f"weights from {form}" in first.words()
+    assert "read unchecked" not in first.words()
+    assert "model loaded from weights" in first.words()
+    assert "model loaded from an image" in second.words()
+    assert second.stats()["image"].startswith(f"{pool}/images/")
+    images = list(pool.glob("pods/*/*.image"))
+    assert [path.parent.name for path in images] == ["first"]
 
 
-def test_they_answer_as_the_one_that_loaded_weights(engines: list[Engine], answers: list[list[int]]) -> None:
-    for engine in engines:
-        assert [engine.complete(prompt) for prompt in PROMPTS] == answers
+def test_the_other_one_answers_the_same(engines: list[Engine], answers: list[list[int]]) -> None:
+    assert [engines[1].complete(prompt) for prompt in PROMPTS] == answers
 
 
 def test_awake_they_share_the_weights_pages(engines: list[Engine], answers: list[list[int]]) -> None:
@@ -69,5 +71,6 @@ def test_streams_of_a_mapped_model_go_on_over_a_sleep(engines: list[Engine]) -> 
     streams = Streams(engines[0], PROMPTS, 40)
     streams.wait_for(5)
     engines[0].sleep()
+    assert max(map(len, streams.tokens)) < 40
     engines[0].wake()
     assert streams.join() == undisturbed

@@ -71,7 +71,8 @@ def test_a_sleep_frees_the_weights_memory_and_the_cache(engine: Engine) -> None:
         print(state, {kind: round(size / 1e6) for kind, size in stats["resident"].items()}, "MB", stats["last"])
     assert weights > 1.2e9
     for kind in ("VmRSS", "RssAnon"):
-        assert awake["resident"][kind] - asleep["resident"][kind] >= 0.99 * weights, kind
+        # The weights, and what of the cache was ever written.
+        assert 0.99 * weights <= awake["resident"][kind] - asleep["resident"][kind] < 1.1 * weights, kind
     assert asleep["asleep"] == ["kv_cache", "weights"]
     # The image, and no longer what it was loaded from.
     assert asleep["resident"]["RssShmem"] < 1.1 * weights
