@@ -124,7 +124,7 @@ const ratios: Ratio[] = [
     of: ({ oursFree, rows }) => ratio(oursFree, rows.lru),
   },
   {
-    what: 'the same of any policy at least (lower bound)',
+    what: 'the same of any policy at least (quick lower bound)',
     aim: null,
     of: ({ leastP99Ms, rows }) => leastP99Ms / rows.lru.figures.p99Ms,
   },
