@@ -3,6 +3,7 @@
  * an agent that was killed goes on where the pool is.
  */
 import { formatGiB } from '#platform/quantity.ts';
+import { bootRooms } from './boots.ts';
 import { isImaged, promisedBytes, type Room, roomOf, usedBytes } from './room.ts';
 import { cheapest, victims } from './victims.ts';
 import { type Wish, wishesOf } from './wishes.ts';
@@ -45,10 +46,9 @@ function leftovers(facts: StagingFacts, wishes: readonly Wish[]): Eviction[] {
 const recent = (facts: StagingFacts, key: string): boolean =>
   facts.failures.some((failure) => failure.key === key && facts.nowMs - failure.atMs < retryMs);
 
-/** Beyond the bound, or the node short of memory: what costs least goes, though nobody wants its room yet. */
+/** Beyond the bound with the images that boots are about to write, or the node short of memory: what costs least goes. */
 function underPressure(facts: StagingFacts, wishes: readonly Wish[], room: Room): Eviction[] {
-  // What is only promised is no reason: it is made room for when somebody is refused or the image is there.
-  const excess = -(room.freeBytes + room.promisedBytes);
+  const excess = -room.freeBytes;
   if (excess <= 0) return [];
   const candidates = victims(facts, wishes, null);
   const chosen = cheapest(candidates, excess) ?? candidates;
@@ -94,14 +94,32 @@ function ledger({ pods, host, pool, forms, boundBytes }: StagingFacts): Room | n
 }
 
 export function planStaging(facts: StagingFacts): StagingPlan {
-  const plan: StagingPlan = { stop: false, evict: [], stage: null, prepare: [], abandon: [], refused: [] };
+  const plan: StagingPlan = {
+    stop: false,
+    evict: [],
+    stage: null,
+    prepare: [],
+    abandon: [],
+    refused: [],
+    boots: [],
+  };
   const room = ledger(facts);
   if (!room) return plan;
   const wishes = wishesOf(facts.pods ?? [], facts.pool.images);
   plan.evict.push(...leftovers(facts, wishes));
   walk(facts, wishes, room, plan);
   if (plan.evict.length === 0) plan.evict.push(...underPressure(facts, wishes, room));
+  plan.boots = bootRooms(facts);
   return plan;
+}
+
+/** What is to be said of a plan: pods that wait for room for their image read nothing yet. */
+export function refusalsToTell({ refused, boots }: StagingPlan): Refusal[] {
+  const held = new Set(boots.flatMap((boot) => (boot.held === null ? [] : [boot.podUid])));
+  return refused.flatMap((refusal) => {
+    const podUids = refusal.podUids.filter((podUid) => !held.has(podUid));
+    return podUids.length > 0 ? [{ ...refusal, podUids }] : [];
+  });
 }
 
 interface Step {

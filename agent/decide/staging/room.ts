@@ -2,7 +2,7 @@
  * The ledger of host memory: what the pool holds, what it may hold, and what is left for weights to be staged. What is
  * measured counts as it is; what is promised (the image that a booting engine is about to write) counts as if it were there.
  */
-import type { Form, HostMemory, ImageEntry, PoolListing, StagingPod } from './words.ts';
+import type { BootPhase, Form, HostMemory, ImageEntry, PoolListing, StagingPod } from './words.ts';
 
 /** Of the node's memory, when the chart sets no bound: as much as a tmpfs has by default (tmpfs(5)). */
 export const defaultBoundShare = 1 / 2;
@@ -43,22 +43,24 @@ export function usedBytes(pool: PoolListing): { staged: number; image: number; w
 export const isImaged = (pod: StagingPod, images: readonly ImageEntry[]): boolean =>
   images.some(({ engineHash, files }) => engineHash === pod.engineHash && files >= pod.ranks);
 
-/** One image for each engine hash that boots and has none, as large as its weights. */
+/** Of an image as large as its weights: what is not there yet. */
+export const lackingBytes = (pod: StagingPod, pool: PoolListing, formBytes: number): number => {
+  const ofOthers = pool.images.find(({ engineHash }) => engineHash === pod.engineHash)?.bytes ?? 0;
+  return Math.max(0, formBytes - ofOthers - ownBytes(pool, pod.podUid));
+};
+
+/** One image, as large as its weights, for each engine of these phases that has none: of two alike that boot at once both write. */
 export function promisedBytes(
   pods: readonly StagingPod[],
   pool: PoolListing,
   forms: ReadonlyMap<string, Form>,
+  phases: readonly BootPhase[] = ['boots'],
 ): number {
-  const counted = new Set<string>();
-  let sum = 0;
-  for (const pod of pods) {
-    const hash = pod.engineHash ?? pod.podUid;
-    if (pod.phase !== 'boots' || counted.has(hash) || isImaged(pod, pool.images)) continue;
-    counted.add(hash);
+  return pods.reduce((sum, pod) => {
     const form = forms.get(pod.weights);
-    if (form && 'bytes' in form) sum += Math.max(0, form.bytes - ownBytes(pool, pod.podUid));
-  }
-  return sum;
+    if (!phases.includes(pod.phase) || isImaged(pod, pool.images) || !form || !('bytes' in form)) return sum;
+    return sum + lackingBytes(pod, pool, form.bytes);
+  }, 0);
 }
 
 export function roomOf(

@@ -117,6 +117,17 @@ export interface Refusal {
   message: string;
 }
 
+/** Host memory for the image of a pod that is to boot yet. */
+export interface BootRoom {
+  podUid: string;
+  /** Of its image, what is not there yet. */
+  needBytes: number;
+  /** For it, at most: what may go for it counts as gone. */
+  freeBytes: number;
+  /** Why its boot waits; null: it does not. */
+  held: string | null;
+}
+
 export interface ToStage {
   weights: string;
   key: string;
@@ -135,4 +146,6 @@ export interface StagingPlan {
   /** Keys whose loaders must wait no longer: there is no room after all. */
   abandon: string[];
   refused: Refusal[];
+  /** Pods that are to boot yet and need an image; the others need no room. */
+  boots: BootRoom[];
 }

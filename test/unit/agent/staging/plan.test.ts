@@ -163,14 +163,14 @@ describe('the ledger of host memory', () => {
     );
   });
 
-  it('counts one image for all replicas of an engine, and none twice that is linked', () => {
+  it('counts an image for each replica that boots without one, and none twice that is linked', () => {
     const pods = [
       pod(1, { phase: 'boots' }),
       pod(2, { phase: 'boots', engineHash: 'hash1', weights: weights(1) }),
     ];
     const linked = { podUid: uid(3), seenAtMs: 0, files: [{ name: 'x', bytes: 4 * GiB, linked: true }] };
     expect(figuresOf(facts({ pods, pool: { pods: [linked] } }))).toMatchObject({
-      promised: 10 * GiB,
+      promised: 20 * GiB,
       writing: 0,
     });
   });
@@ -298,10 +298,11 @@ describe('what is evicted', () => {
     expect(evicted(facts({ pods, pool, running: key(3), boundBytes: GiB }))).toEqual([]);
   });
 
-  it('is nothing yet for an image that is only promised', () => {
+  it('goes for an image that is promised as for one that is there', () => {
     const pods = [pod(1, { phase: 'boots' })];
     const pool = { staged: [staged(1), staged(2)] };
-    expect(evicted(facts({ pods, pool, boundBytes: 25 * GiB }))).toEqual([]);
+    expect(evicted(facts({ pods, pool, boundBytes: 25 * GiB }))).toEqual([key(2)]);
+    expect(evicted(facts({ pods, pool, boundBytes: 30 * GiB }))).toEqual([]);
   });
 
   it('is a failed staging, once no boot looks at it and it may be tried again', () => {

@@ -66,7 +66,7 @@ describe('images that are promised', () => {
   it.each([
     ['one for each engine that boots', [boots(1), boots(2)], {}, 20 * GiB],
     ['none for one that waits or runs', [pod(1), pod(2, { phase: 'runs' })], {}, 0],
-    ['one for two pods of one engine', [boots(1), boots(2, { engineHash: 'hash1' })], {}, 10 * GiB],
+    ['one for each of two pods of one engine', [boots(1), boots(2, { engineHash: 'hash1' })], {}, 20 * GiB],
     [
       'one each where the engine is not known',
       [boots(1, { engineHash: null }), boots(2, { engineHash: null })],
@@ -75,6 +75,7 @@ describe('images that are promised', () => {
     ],
     ['none where it is there', [boots(1)], { images: [image(1)] }, 0],
     ['none for weights that are not there', [boots(11)], {}, 0],
+    ["less another rank's", [boots(1, { ranks: 2 })], { images: [image(1, { bytes: 3 * GiB })] }, 7 * GiB],
     ['less what is written', [boots(1)], { pods: [folder(1, file(4 * GiB))] }, 6 * GiB],
     [
       'nothing less where more is written',
@@ -278,7 +279,7 @@ describe('a refusal', () => {
     expect(
       said({ pods: boots, boundBytes: 5 * GiB, pool: { images: [image(1, { files: 0, bytes: GiB })] } }),
     ).toBe(
-      `${weights(1)} needs 10.0 GiB of host memory, 0.0 GiB are free beside 1.0 GiB in the pool and 10.0 GiB for images to come; the pool is bound to 5.0 GiB (storage.pinnedMemoryMB): raise it, or pin less. Its engine reads it from disk`,
+      `${weights(1)} needs 10.0 GiB of host memory, 0.0 GiB are free beside 1.0 GiB in the pool and 9.0 GiB for images to come; the pool is bound to 5.0 GiB (storage.pinnedMemoryMB): raise it, or pin less. Its engine reads it from disk`,
     );
     expect(said({ pods: [pod(1)], host: { ...host, availableBytes: 0 } })).toContain(
       'the node has no more memory: stop something there, or add some.',
