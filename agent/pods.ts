@@ -21,8 +21,6 @@ export interface NodePods {
   /** Whether a pod is one of ours, by the API server or by its directory. */
   isModelPod(podUid: string): boolean;
   reference(podUid: string): PodReference | null;
-  /** Bytes on each GPU while awake, as somebody said; null when nobody did. */
-  awakeBytes(podUid: string): number | null;
   /** By the API server; undefined when it does not list the pod. */
   fact(podUid: string): PodFact | undefined;
   facts(): Iterable<PodFact>;
@@ -40,7 +38,6 @@ export interface NodePodsParts extends LinkOptions {
 /** What a sidecar or launcher said of itself, for an agent without an API server. */
 interface Heard {
   reference: PodReference | null;
-  bytes: number | null;
   /** The settings text the sidecar has. */
   settings: string | null;
 }
@@ -83,7 +80,7 @@ export function serveNodePods(parts: NodePodsParts): NodePods {
   const settling = settleWatch(post);
 
   const of = (podUid: string): Heard => {
-    const entry = heard.get(podUid) ?? { reference: null, bytes: null, settings: null };
+    const entry = heard.get(podUid) ?? { reference: null, settings: null };
     heard.set(podUid, entry);
     return entry;
   };
@@ -105,7 +102,6 @@ export function serveNodePods(parts: NodePodsParts): NodePods {
       settling.heard(podUid, 'sidecar');
       return;
     }
-    if (event.type === 'asked' || event.type === 'holding') of(event.podUid).bytes = event.bytes;
     // The kubelet makes the directory first and sets its mode afterwards; once a container runs in it that is over, and
     // an engine that starts now can make its socket there.
     if (event.type === 'asked') directories.look();
@@ -149,7 +145,6 @@ export function serveNodePods(parts: NodePodsParts): NodePods {
     channel: (podUid) => channels.get(podUid),
     isModelPod: (podUid) => facts.has(podUid) || channels.has(podUid),
     reference: (podUid) => facts.get(podUid) ?? heard.get(podUid)?.reference ?? null,
-    awakeBytes: (podUid) => heard.get(podUid)?.bytes ?? facts.get(podUid)?.vramBytes ?? null,
     fact: (podUid) => facts.get(podUid),
     facts: () => facts.values(),
     listed(objects) {

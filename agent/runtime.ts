@@ -93,7 +93,6 @@ function loopOf<State>(rooms: Rooms<State>, parts: AgentParts<State>): Loop<Stat
     toSidecar: (podUid, message) => rooms.pods.channel(podUid)?.sidecar.send(message) ?? false,
     toLauncher: (podUid, message) => rooms.pods.channel(podUid)?.launcher.send(message) ?? false,
     engine: (podUid) => rooms.pods.channel(podUid)?.engine ?? null,
-    wakeBytes: (podUid) => rooms.pods.awakeBytes(podUid),
     wakeSent: (podUid) => rooms.metrics.wakeSent(podUid, nowMs()),
     measure: () => rooms.gpus.measure(),
     remember: (effect) => rooms.memory.keep(effect, rooms.pods.fact(effect.podUid)),

@@ -13,8 +13,6 @@ export interface Ports {
   toLauncher(podUid: string, message: LauncherMessage): boolean;
   /** null when the pod has no directory */
   engine(podUid: string): SuspendableEngine | null;
-  /** What a wake brings back on each GPU, for the time it may take; null when not known. */
-  wakeBytes(podUid: string): number | null;
   wakeSent(podUid: string): void;
   measure(): void;
   remember(effect: Of<'remember'>): void;
@@ -40,8 +38,8 @@ export function createCarrier(ports: Ports): (effect: CarriedEffect) => void {
   /** Pods that were told that suspend is not offered to them, up to `toldMax`. */
   const told = new Set<string>();
 
-  function suspend(podUid: string, engine: SuspendableEngine): void {
-    void engine.suspend().then(({ instead, ...outcome }) => {
+  function suspend({ podUid, bytes }: Of<'sleep-engine'>, engine: SuspendableEngine): void {
+    void engine.suspend(bytes).then(({ instead, ...outcome }) => {
       if (instead && !(instead.reason === 'SuspendNotOffered' && told.has(podUid)))
         ports.explain({ type: 'explain', podUid, ...instead, level: 'warn' });
       if (told.size >= toldMax) told.clear();
@@ -50,11 +48,12 @@ export function createCarrier(ports: Ports): (effect: CarriedEffect) => void {
     });
   }
 
-  function sleep({ podUid, level, suspend: wholly }: Of<'sleep-engine'>): void {
+  function sleep(effect: Of<'sleep-engine'>): void {
+    const { podUid, level, bytes } = effect;
     const engine = ports.engine(podUid);
     if (!engine) post({ type: 'slept', podUid, ...noEngine });
-    else if (wholly) suspend(podUid, engine);
-    else void engine.sleep(level).then((outcome) => post({ type: 'slept', podUid, ...outcome }));
+    else if (effect.suspend) suspend(effect, engine);
+    else void engine.sleep(level, bytes).then((outcome) => post({ type: 'slept', podUid, ...outcome }));
   }
 
   function probe({ podUid, id, kind }: Of<'probe-engine'>): void {
@@ -66,12 +65,12 @@ export function createCarrier(ports: Ports): (effect: CarriedEffect) => void {
     else void engine.probe(kind).then(done);
   }
 
-  function wake(podUid: string): void {
+  function wake({ podUid, bytes }: Of<'wake-engine'>): void {
     const engine = ports.engine(podUid);
     const began = ports.nowMs();
     if (!engine) return void post({ type: 'woken', podUid, tookMs: 0, ...noEngine });
     void engine
-      .wake(ports.wakeBytes(podUid), () => ports.wakeSent(podUid))
+      .wake(bytes, () => ports.wakeSent(podUid))
       .then((outcome) => post({ type: 'woken', podUid, tookMs: ports.nowMs() - began, ...outcome }));
   }
 
@@ -96,7 +95,7 @@ export function createCarrier(ports: Ports): (effect: CarriedEffect) => void {
       case 'sleep-engine':
         return sleep(effect);
       case 'wake-engine':
-        return wake(effect.podUid);
+        return wake(effect);
       case 'probe-engine':
         return probe(effect);
       case 'keep-canary': {

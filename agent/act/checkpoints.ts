@@ -1,9 +1,7 @@
 /** Suspend and resume of one pod's engine, asked of its launcher and answered by it. */
 import type { CheckpointAnswer, CheckpointWord } from '../decide/checkpoint-word.ts';
+import { checkpointMsMax } from '../decide/engine-times.ts';
 import type { LauncherMessage } from '../decide/launcher-line.ts';
-
-/** The launcher answers within 45 s; with /sleep's own 120 s before it within what the arbiter waits for a sleep, ms. */
-const answerMsMax = 50_000;
 
 export interface Checkpoints {
   /** What the launcher's lines say; `gone` when it is. */
@@ -44,8 +42,8 @@ export function createCheckpoints(send: (message: LauncherMessage) => boolean): 
     return new Promise((resolve) => {
       const id = ++calls;
       const timer = setTimeout(
-        () => end(failed('LauncherSilent', `no answer to ${operation} within ${answerMsMax} ms`)),
-        answerMsMax,
+        () => end(failed('LauncherSilent', `no answer to ${operation} within ${checkpointMsMax} ms`)),
+        checkpointMsMax,
       );
       call = {
         id,

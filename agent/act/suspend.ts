@@ -14,7 +14,8 @@ export interface SuspendOutcome extends Outcome {
 }
 
 export interface SuspendableEngine extends Engine {
-  suspend(): Promise<SuspendOutcome>;
+  /** @param bytes as for a sleep */
+  suspend(bytes: number): Promise<SuspendOutcome>;
 }
 
 const offload = 'it sleeps as with sleep.level offload';
@@ -23,8 +24,8 @@ const offload = 'it sleeps as with sleep.level offload';
 export function suspendable(engine: Engine, checkpoints: Checkpoints): SuspendableEngine {
   return {
     ...engine,
-    async suspend() {
-      const slept = await engine.sleep(1);
+    async suspend(bytes) {
+      const slept = await engine.sleep(1, bytes);
       if (!slept.ok) return { ...slept, suspended: false };
       const { outcome, reason, message } = await checkpoints.suspend();
       switch (outcome) {

@@ -74,7 +74,7 @@ function leaseDue(step: Step, replica: Replica): void {
 
 function deadlineDue(step: Step, replica: Replica): void {
   if (replica.deadlineMs === null || !isDue(step, replica.deadlineMs)) return;
-  const late = `no answer for ${seconds(engineAnswerMsMax)}`;
+  const late = `no answer for ${seconds(step.now - replica.phaseSinceMs)}`;
   switch (replica.phase) {
     case 'booting':
       if (replica.readyAtMs !== null) finishBoot(step, replica, null);

@@ -2,7 +2,7 @@
  * Room on each GPU. What is awake, waking or booting counts its reservation or what was measured, if that is more; a
  * sleeper what it leaves behind; everything else that the driver counts as used is a stranger's.
  */
-import { headRoomBytes, residueUnmeasuredBytes } from './limits.ts';
+import { headRoomBytes, residueUnmeasuredBytes, sleepTriesMax, unheardMsMax } from './limits.ts';
 import { type ArbiterState, type Gpu, isUnheard, type Replica } from './state.ts';
 
 /** One GPU while a step plans. Bytes that are promised to an earlier waiter are not there for a later one. */
@@ -57,6 +57,15 @@ export function awakeClaimBytes(replica: Replica, gpu: Gpu): number {
   const reserved = replica.reservedBytes[at] ?? (replica.awakeBytes === null ? capacityBytes(gpu) : 0);
   return Math.max(reserved, replica.awakeBytes ?? 0, measured);
 }
+
+/** Awake on the GPU that has most, by whoever says more: how long its calls may take depends on it (`agent/decide/engine-times.ts`). */
+export const callBytes = (replica: Replica): number =>
+  Math.max(
+    replica.awakeBytes ?? 0,
+    replica.vramBytes ?? 0,
+    replica.askedBytes,
+    ...replica.reservedBytes.map((bytes) => bytes ?? 0),
+  );
 
 /** The same with head room over what was measured. */
 export function awakeNeedBytes(replica: Replica, gpu: Gpu): number {
@@ -119,11 +128,24 @@ function emptyRoom(gpu: Gpu): Room {
   };
 }
 
-/** It is drained or its time to drain is over: what is left is to send /sleep. */
-export function isSleepDue(replica: Replica, now: number): boolean {
-  if (replica.phase !== 'draining' || replica.leaving === null) return false;
-  return replica.leaving.inFlight === 0 || now >= replica.leaving.deadlineMs;
+/** Its sleeps have failed so often that it is restarted for its waiter if this one fails too. */
+export const isLastTry = (replica: Replica): boolean =>
+  replica.sleepFailures >= sleepTriesMax - 1 && (replica.leaving?.for ?? null) !== null;
+
+/**
+ * From when on /sleep may be sent to one that drains: at once when it is drained, else when its time to drain is over, what runs
+ * then being frozen. A last try waits for all that runs, if it is heard of at all.
+ */
+export function sleepDueMs(replica: Replica): number {
+  const { inFlight, deadlineMs } = replica.leaving!;
+  if (inFlight === 0) return 0;
+  if (!isLastTry(replica)) return deadlineMs;
+  return inFlight === null ? deadlineMs + unheardMsMax : Number.POSITIVE_INFINITY;
 }
+
+/** It is drained or its time to drain is over: what is left is to send /sleep. */
+export const isSleepDue = (replica: Replica, now: number): boolean =>
+  replica.phase === 'draining' && replica.leaving !== null && now >= sleepDueMs(replica);
 
 function count(
   room: Room,

@@ -46,7 +46,7 @@ export const measureEveryMs = 50;
 export const measureAgainMs = 500;
 /** The same when a GPU has not told what is hoped for over `freeingMsMax`. */
 export const measureSlowlyEveryMs = 2_000;
-/** An engine that was sent /sleep, /wake_up or a question and whose answer never came is asked again. */
+/** An engine or a driver whose answer to a question never came is asked again. Sleeps and wakes: `agent/decide/engine-times.ts`. */
 export const engineAnswerMsMax = 180_000;
 /** A boot may take this long; compiling a large model takes minutes. */
 export const bootMsMax = 30 * 60_000;
@@ -57,8 +57,13 @@ export const bootMeasureMsMax = 10_000;
 
 /** Failed wakes of one engine in a row before it is restarted. */
 export const wakeTriesMax = 3;
-/** Failed sleeps of one engine in a row before it is restarted. */
+/**
+ * Failed sleeps of one engine in a row before somebody who waits for its room gets it by a restart. The last of them begins only
+ * when nothing runs in the engine, so that the restart cuts nobody's answer.
+ */
 export const sleepTriesMax = 3;
+/** A sidecar that is away this long is not waited for before that last try. */
+export const unheardMsMax = 30_000;
 /** Unanswered questions to one engine before it is restarted. */
 export const askTriesMax = 5;
 /** One that serves is asked this often whether it still answers, and this many silent answers in a row are trouble. */

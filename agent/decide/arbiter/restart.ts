@@ -6,13 +6,23 @@ import { parseSettings } from '#proto/settings.ts';
 import { countFailure, onReady } from './boot.ts';
 import { takeDemand } from './demand.ts';
 import { explain } from './explain.ts';
-import { askTriesMax, bootMsMax, probeEveryMs, silencesMax } from './limits.ts';
+import {
+  askTriesMax,
+  bootMsMax,
+  probeEveryMs,
+  retryMsFirst,
+  retryMsMax,
+  silencesMax,
+  wakeTriesMax,
+} from './limits.ts';
 import { nameReplica } from './pods.ts';
 import { serveProven, takeReference } from './prove.ts';
+import { movesBeside } from './sleep.ts';
 import { enter, hasEngine, isDue, memoryMoves, type Replica, type Step } from './state.ts';
 import {
   askEngine,
   askLater,
+  backoffMs,
   beginChecking,
   beginFreeing,
   engineGone,
@@ -118,6 +128,8 @@ export function onEngineState(
   }
   switch (event.state) {
     case 'awake':
+      // That restart was for a moment at which nothing ran; it serves now, and its next failed sleep asks for it again.
+      if (replica.mustRestart?.reason === 'SleepFailed') replica.mustRestart = null;
       // A failed sleep leaves its turn as it was; a failed wake that woke after all begins one.
       if (replica.wakeFailures > 0 || replica.readyAtMs === null) woke(step, replica);
       else serveProven(step, replica, 'wake', replica.sleepFailures === 0);
@@ -132,12 +144,33 @@ export function onEngineState(
       beginFreeing(step, replica, true);
       pauseAfterFailedWake(step, replica);
       return;
+    case 'paused':
+      replica.readyAtMs ??= step.now;
+      onPaused(step, replica);
+      return;
     case 'unreachable':
       unreachable(step, replica);
       return;
     default:
       event.state satisfies never;
   }
+}
+
+/**
+ * What runs in it is frozen, and nobody else will end that. It still holds all its memory, so its wake needs no room. A sleep that has
+ * just begun, by an agent before us, looks the same: only what lasts is woken.
+ */
+function onPaused(step: Step, replica: Replica): void {
+  if (replica.wakeFailures >= wakeTriesMax) {
+    const message = `it failed to wake ${replica.wakeFailures} times`;
+    replica.mustRestart ??= { reason: 'WakeFailed', message };
+    return;
+  }
+  const lastsMs = replica.phaseSinceMs + backoffMs(replica.wakeFailures + 1, retryMsFirst, retryMsMax);
+  const { booting, sleeping } = movesBeside(step, replica);
+  if (step.now < lastsMs) replica.retryAtMs = lastsMs;
+  else if (booting || sleeping) replica.retryAtMs = step.now + retryMsFirst;
+  else sendWake(step, replica);
 }
 
 function unreachable(step: Step, replica: Replica): void {

@@ -2,7 +2,7 @@
 import { formatGiB } from '#platform/quantity.ts';
 import { idleSinceMs, isBusy, isIdle } from './demand.ts';
 import { explain, seconds } from './explain.ts';
-import { isSleepDue } from './ledger.ts';
+import { isLastTry, sleepDueMs } from './ledger.ts';
 import {
   averageWeight,
   calledOffPauseMs,
@@ -12,7 +12,6 @@ import {
   retryMsFirst,
   retryMsMax,
   sleepFreesShareMin,
-  sleepTriesMax,
   stillBytes,
   wakeTriesMax,
 } from './limits.ts';
@@ -33,13 +32,17 @@ import { asWaiter } from './waiting.ts';
 import type { ArbiterEvent } from './words.ts';
 
 /** Transitions of others on any of this replica's GPUs; one whose engine is not known may be in any. */
-export function movesBeside(step: Step, replica: Replica): { booting: boolean; waking: boolean } {
-  const found = { booting: false, waking: false };
+export function movesBeside(
+  step: Step,
+  replica: Replica,
+): { booting: boolean; waking: boolean; sleeping: boolean } {
+  const found = { booting: false, waking: false, sleeping: false };
   for (const other of step.state.replicas.values()) {
     if (other === replica || !other.uuids.some((uuid) => replica.uuids.includes(uuid))) continue;
     if (other.phase === 'booting' || isUnheard(step.state, other)) found.booting = true;
     else if (other.phase === 'waking' || other.phase === 'checking') found.waking = true;
     else if (other.phase === 'freeing' && other.found) found.waking = true;
+    else if (other.phase === 'sleeping' || other.phase === 'freeing') found.sleeping = true;
   }
   return found;
 }
@@ -80,10 +83,7 @@ export function driveDrains(step: Step): void {
       callOff(step, replica);
       continue;
     }
-    if (!isSleepDue(replica, step.now)) {
-      isDue(step, replica.leaving!.deadlineMs);
-      continue;
-    }
+    if (!isDue(step, sleepDueMs(replica))) continue;
     const beside = movesBeside(step, replica);
     if (!beside.booting && !beside.waking) sendSleep(step, replica);
   }
@@ -136,15 +136,21 @@ function takeKind(replica: Replica, suspended: boolean): void {
   replica.firstResidueBytes = null;
 }
 
+/**
+ * It goes on serving, and is tried again after a pause. Nobody's answer is cut for it: only where somebody waits for its room, the
+ * tries are used up and nothing runs in it does a restart make that room.
+ */
 export function sleepFailed(step: Step, replica: Replica, message: string): void {
+  const waiting = replica.leaving?.for ? step.state.replicas.get(replica.leaving.for) : undefined;
+  if (waiting) waiting.roomMade = false;
+  const isWaitedFor = waiting !== undefined && asWaiter(step, waiting) !== null;
+  const mustGiveWay = isWaitedFor && isLastTry(replica) && replica.launcher === 'connected';
   replica.sleepFailures++;
   replica.notSleepBeforeMs = step.now + backoffMs(replica.sleepFailures, retryMsFirst, retryMsMax);
   explain(step, replica, 'SleepFailed', `${replica.model} did not fall asleep: ${message}`, 'warn');
-  if (replica.sleepFailures >= sleepTriesMax) {
-    replica.mustRestart = {
-      reason: 'SleepFailed',
-      message: `it failed to sleep ${replica.sleepFailures} times`,
-    };
+  if (mustGiveWay) {
+    const text = `it failed to sleep ${replica.sleepFailures} times, and ${waiting.model} waits for its room`;
+    replica.mustRestart = { reason: 'SleepFailed', message: text };
   }
   beginChecking(step, replica);
 }

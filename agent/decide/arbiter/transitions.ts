@@ -1,4 +1,6 @@
 /** The moves of one replica's engine. Each says what is sent; why it happens is decided elsewhere. */
+import { sleepMsMax, wakeMsMax } from '../engine-times.ts';
+import { callBytes } from './ledger.ts';
 import {
   barrierAnswerMsMax,
   bootMsMax,
@@ -36,12 +38,13 @@ export function callOff(step: Step, replica: Replica): void {
 }
 
 export function sendSleep(step: Step, replica: Replica): void {
-  enter(step, replica, 'sleeping', step.now + engineAnswerMsMax);
+  const bytes = callBytes(replica);
+  enter(step, replica, 'sleeping', step.now + sleepMsMax(bytes));
   replica.stoppedAtMs = step.now;
   replica.found = false;
   memoryMoves(step, replica);
   const { level } = replica.settings.sleep;
-  const effect = { type: 'sleep-engine', podUid: replica.podUid } as const;
+  const effect = { type: 'sleep-engine', podUid: replica.podUid, bytes } as const;
   if (level === 'suspend') step.effects.push({ ...effect, level: 1, suspend: true });
   else step.effects.push({ ...effect, level: level === 'discard' ? 2 : 1 });
 }
@@ -55,10 +58,11 @@ export function beginFreeing(step: Step, replica: Replica, found: boolean): void
 }
 
 export function sendWake(step: Step, replica: Replica): void {
-  enter(step, replica, 'waking', step.now + engineAnswerMsMax);
+  const bytes = callBytes(replica);
+  enter(step, replica, 'waking', step.now + wakeMsMax(bytes));
   replica.roomMade = false;
   memoryMoves(step, replica);
-  step.effects.push({ type: 'wake-engine', podUid: replica.podUid });
+  step.effects.push({ type: 'wake-engine', podUid: replica.podUid, bytes });
 }
 
 /** @param fresh a turn begins; false: it never stopped, or its turn went on unseen */

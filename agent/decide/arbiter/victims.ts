@@ -1,7 +1,7 @@
 /** Whom to put to sleep for a waiter: a pure question, asked often and without a trace. */
 import { idleSinceMs, isIdle } from './demand.ts';
 import { awakeClaimBytes, givenBackBytes, type Room } from './ledger.ts';
-import { exactVictimsMax, returnHorizonMs, turnMsMax, turnSwitchFactor } from './limits.ts';
+import { exactVictimsMax, returnHorizonMs, sleepTriesMax, turnMsMax, turnSwitchFactor } from './limits.ts';
 import { gpusOf, hasItsBindings, isDue, type Replica, type Step } from './state.ts';
 import type { Waiter } from './waiting.ts';
 
@@ -23,6 +23,7 @@ export interface Choice {
 
 const sleepMsUnmeasured = 300;
 const wakeMsUnmeasured = 300;
+const bootMsUnmeasured = 40_000;
 /** Host to device, bytes each ms: 20 GB/s, for a wake that was never measured. */
 const wakeBytesPerMs = 20e6;
 
@@ -57,7 +58,10 @@ export function mayForce(step: Step, victim: Replica, waiter: Waiter): boolean {
 function costMs(replica: Replica, idleMs: number, busy: boolean): number {
   const gapMs = Math.max(replica.returnGapMs ?? idleMs, idleMs);
   const likelihood = busy ? 1 : returnHorizonMs / (returnHorizonMs + gapMs);
-  return (replica.sleepMs ?? sleepMsUnmeasured) + wakeCostMs(replica) * likelihood;
+  // One whose sleeps fail will most likely have to boot.
+  const failing = replica.sleepFailures >= sleepTriesMax - 1;
+  const back = wakeCostMs(replica) + (failing ? (replica.bootMs ?? bootMsUnmeasured) : 0);
+  return (replica.sleepMs ?? sleepMsUnmeasured) + back * likelihood;
 }
 
 function candidate(step: Step, victim: Replica, waiter: Waiter, rooms: Room[]): Candidate | null {

@@ -53,7 +53,8 @@ export interface GpuFact {
   usable: boolean;
 }
 
-export type EngineState = 'awake' | 'asleep' | 'unreachable';
+/** `paused`: it has given nothing back and runs nothing, as after a sleep that failed; a wake makes it go on. */
+export type EngineState = 'awake' | 'asleep' | 'paused' | 'unreachable';
 
 /** What became of a canary's question. */
 export type ProbeOutcome =
@@ -124,9 +125,12 @@ export type ArbiterEffect =
   | { type: 'release-launcher'; podUid: string }
   // To the engine. Each is answered by exactly one event, a timeout included.
   | { type: 'ask-engine'; podUid: string }
-  /** `suspend`: at level 1, and then what is left by a CUDA checkpoint, where that is offered. */
-  | { type: 'sleep-engine'; podUid: string; level: 1 | 2; suspend?: true }
-  | { type: 'wake-engine'; podUid: string }
+  /**
+   * `suspend`: at level 1, and then what is left by a CUDA checkpoint, where that is offered. `bytes`, here and of a wake: awake on
+   * the GPU that has most of them, for the time it may take.
+   */
+  | { type: 'sleep-engine'; podUid: string; level: 1 | 2; bytes: number; suspend?: true }
+  | { type: 'wake-engine'; podUid: string; bytes: number }
   /** The canary's question; `kind`: which one it took before, null: not known. */
   | { type: 'probe-engine'; podUid: string; id: number; kind: CanaryAnswer['kind'] | null }
   /** Measure now; answered by `measured`. */

@@ -14,39 +14,40 @@ const now = 100_000;
 const busy = { inFlight: 1, queued: 0, oldestWaitMs: 0, idleMs: 0, requestsTotal: 1 };
 const quiet = { ...busy, inFlight: 0, idleMs: 60_000 };
 
+const waiter = replica('w', {
+  phase: 'asleep',
+  demand: { ...busy, inFlight: 0, queued: 1, oldestWaitMs: 60_000 },
+  demandAtMs: now,
+});
+const leaving = { for: 'w', forced: false, inFlight: 0, deadlineMs: now + 5_000 };
+
 describe('beside one there moves', () => {
-  it.each<{ phase: Phase; of?: Partial<Replica>; booting?: boolean; waking?: boolean }>([
+  it.each<{ phase: Phase; of?: Partial<Replica>; booting?: boolean; waking?: boolean; sleeping?: boolean }>([
     { phase: 'booting', booting: true },
     { phase: 'waking', waking: true },
     { phase: 'checking', waking: true },
     { phase: 'freeing', of: { found: true }, waking: true },
-    { phase: 'freeing' },
+    { phase: 'freeing', sleeping: true },
     { phase: 'absent', of: { launcher: 'never', seenAtMs: now - 4_999 }, booting: true },
     { phase: 'absent', of: { launcher: 'never', seenAtMs: now - 5_000 } },
     { phase: 'absent', of: { seenAtMs: now } },
     { phase: 'serving' },
-    { phase: 'sleeping' },
+    { phase: 'sleeping', sleeping: true },
     { phase: 'booting', of: { uuids: ['GPU-1'] } },
     { phase: 'booting', of: { uuids: ['GPU-1', 'GPU-0'] }, booting: true },
   ])(
-    'of one that is $phase $of: a boot $booting, a wake $waking',
-    ({ phase, of, booting = false, waking = false }) => {
+    'of one that is $phase $of: a boot $booting, a wake $waking, a sleep $sleeping',
+    ({ phase, of, booting = false, waking = false, sleeping = false }) => {
       const one = replica('m', { phase: 'booting' });
       const state = stateOf([gpu()], [one, replica('other', { phase, ...of })], now);
       state.settledAtMs = now - 5_000;
       if (of?.seenAtMs === now - 4_999) state.settledAtMs = now - 4_999;
-      expect(movesBeside(stepOf(state), one)).toEqual({ booting, waking });
+      expect(movesBeside(stepOf(state), one)).toEqual({ booting, waking, sleeping });
     },
   );
 });
 
 describe('a drain', () => {
-  const waiter = replica('w', {
-    phase: 'asleep',
-    demand: { ...busy, inFlight: 0, queued: 1, oldestWaitMs: 60_000 },
-    demandAtMs: now,
-  });
-  const leaving = { for: 'w', forced: false, inFlight: 0, deadlineMs: now + 5_000 };
   function drain(of: Partial<Replica>, on: Partial<Gpu> = {}, others: Replica[] = [waiter]) {
     const one = replica('m', {
       phase: 'draining',
@@ -168,13 +169,39 @@ describe('a drain', () => {
       phase: 'serving',
       said: 'm goes on: it is pinned now',
     },
+    {
+      why: 'does not freeze what runs at its last try',
+      of: { sleepFailures: 2, leaving: { ...leaving, forced: true, inFlight: 1, deadlineMs: now - 99_000 } },
+      phase: 'draining',
+    },
+    {
+      why: 'goes on at its last try when nothing runs',
+      of: { sleepFailures: 2, leaving: { ...leaving, forced: true } },
+      phase: 'sleeping',
+    },
+    {
+      why: 'waits at its last try for a sidecar that is not heard',
+      of: {
+        sleepFailures: 2,
+        leaving: { ...leaving, forced: true, inFlight: null, deadlineMs: now - 29_999 },
+      },
+      phase: 'draining',
+    },
+    {
+      why: 'waits for it no longer than 30 s',
+      of: {
+        sleepFailures: 2,
+        leaving: { ...leaving, forced: true, inFlight: null, deadlineMs: now - 30_000 },
+      },
+      phase: 'sleeping',
+    },
     { why: 'for idleness goes on else', of: { leaving: { ...leaving, for: null } }, phase: 'sleeping' },
   ])('$why', ({ of = {}, on, others, phase, said }) => {
     const run = drain(of, on, others);
     expect(run.one.phase).toBe(phase);
     expect(run.said).toEqual(said ? [said] : []);
     if (phase === 'sleeping')
-      expect(run.step.effects).toEqual([{ type: 'sleep-engine', podUid: 'm', level: 1 }]);
+      expect(run.step.effects).toEqual([{ type: 'sleep-engine', podUid: 'm', level: 1, bytes: 20 * GiB }]);
   });
 
   it('called off for a waiter no longer makes room for it; a forced one may be sent again at once', () => {
@@ -189,7 +216,7 @@ describe('a drain', () => {
   it('of one whose weights are discarded is a deep sleep', () => {
     const { settings } = replica('any');
     const { step } = drain({ settings: { ...settings, sleep: { ...settings.sleep, level: 'discard' } } });
-    expect(step.effects).toEqual([{ type: 'sleep-engine', podUid: 'm', level: 2 }]);
+    expect(step.effects).toEqual([{ type: 'sleep-engine', podUid: 'm', level: 2, bytes: 20 * GiB }]);
   });
 
   it('of a gang is called off when one of its GPUs is out of use', () => {
@@ -216,9 +243,9 @@ describe('a drain', () => {
 });
 
 describe('an answer to a sleep', () => {
-  const slept = (of: Partial<Replica>, ok: boolean) => {
+  const slept = (of: Partial<Replica>, ok: boolean, others: Replica[] = []) => {
     const one = replica('m', { phase: 'sleeping', bytes: [GiB], ...of });
-    const step = stepOf(stateOf([gpu()], [one], now));
+    const step = stepOf(stateOf([gpu()], [one, ...others], now));
     onSlept(step, one, { type: 'slept', podUid: 'm', ok, message: 'no', atMs: now });
     return one;
   };
@@ -239,16 +266,35 @@ describe('an answer to a sleep', () => {
     [0, 500, false],
     [1, 1_000, false],
     [2, 2_000, true],
-  ])('that is no, after %i before, is tried again in %i ms; restarted: %s', (before, pauseMs, restarted) => {
-    const one = slept({ sleepFailures: before }, false);
-    expect([one.phase, one.sleepFailures, one.notSleepBeforeMs]).toEqual([
-      'checking',
-      before + 1,
-      now + pauseMs,
-    ]);
-    expect(one.mustRestart).toEqual(
-      restarted ? { reason: 'SleepFailed', message: 'it failed to sleep 3 times' } : null,
-    );
+    [9, 30_000, true],
+  ])(
+    'that is no, after %i before, is tried again in %i ms; restarted for who waits: %s',
+    (before, pauseMs, restarted) => {
+      const one = slept({ sleepFailures: before, leaving }, false, [waiter]);
+      expect([one.phase, one.sleepFailures, one.notSleepBeforeMs]).toEqual([
+        'checking',
+        before + 1,
+        now + pauseMs,
+      ]);
+      const message = `it failed to sleep ${before + 1} times, and w waits for its room`;
+      expect(one.mustRestart).toEqual(restarted ? { reason: 'SleepFailed', message } : null);
+    },
+  );
+
+  it('that is no makes no room: who waited for it stands in line again', () => {
+    const first = { ...waiter, roomMade: true };
+    slept({ leaving }, false, [first]);
+    expect(first.roomMade).toBe(false);
+  });
+
+  it.each<{ why: string; of?: Partial<Replica>; others?: Replica[] }>([
+    { why: 'nobody waits for its room', of: { leaving: { ...leaving, for: null } } },
+    { why: 'this agent did not choose it', of: { leaving: null } },
+    { why: 'who waited has gone', others: [] },
+    { why: 'who waited waits no more', others: [{ ...waiter, demand: quiet }] },
+    { why: 'its launcher is away', of: { launcher: 'gone' } },
+  ])('that is no for the tenth time restarts nothing where $why', ({ of, others = [waiter] }) => {
+    expect(slept({ sleepFailures: 9, leaving, ...of }, false, others).mustRestart).toBeNull();
   });
 });
 

@@ -1,7 +1,7 @@
 /** What engines answer, and what it does to a replica in each phase. */
 import { describe, expect, it } from 'vitest';
 import { askAgain, onEngineState } from '../../../../agent/decide/arbiter/restart.ts';
-import type { Replica, Step } from '../../../../agent/decide/arbiter/state.ts';
+import type { Phase, Replica, Step } from '../../../../agent/decide/arbiter/state.ts';
 import {
   askEngine,
   backoffMs,
@@ -10,10 +10,13 @@ import {
   sendWake,
 } from '../../../../agent/decide/arbiter/transitions.ts';
 import { onWoken } from '../../../../agent/decide/arbiter/wake.ts';
-import { gpu, replica, stateOf, stepOf } from './pieces.ts';
+import type { EngineState } from '../../../../agent/decide/arbiter/words.ts';
+import { sleepMsMax, wakeMsMax } from '../../../../agent/decide/engine-times.ts';
+import { GiB, gpu, replica, stateOf, stepOf } from './pieces.ts';
 
 const now = 100_000;
-const stepWith = (one: Replica): Step => stepOf(stateOf([gpu()], [one], now));
+const stepWith = (one: Replica, others: Replica[] = []): Step =>
+  stepOf(stateOf([gpu()], [one, ...others], now));
 const sent = (step: Step) => step.effects.map(({ type }) => type).filter((type) => type !== 'explain');
 
 describe('pauses', () => {
@@ -96,14 +99,14 @@ describe('a question to an engine', () => {
 
 describe('a move of an engine', () => {
   it.each([
-    { name: 'a sleep', move: sendSleep, phase: 'sleeping' },
-    { name: 'a wake', move: sendWake, phase: 'waking' },
-    { name: 'a doubt', move: beginChecking, phase: 'checking' },
-  ])('makes all that was measured before it stale: $name', ({ move, phase }) => {
+    { name: 'a sleep', move: sendSleep, phase: 'sleeping', boundMs: sleepMsMax(20 * GiB) },
+    { name: 'a wake', move: sendWake, phase: 'waking', boundMs: wakeMsMax(20 * GiB) },
+    { name: 'a doubt', move: beginChecking, phase: 'checking', boundMs: 180_000 },
+  ])('makes all that was measured before it stale: $name', ({ move, phase, boundMs }) => {
     const one = replica('m', { found: true, roomMade: true, proven: true });
     const step = stepWith(one);
     move(step, one);
-    expect(one).toMatchObject({ phase, proven: false, changedAtMs: now, deadlineMs: now + 180_000 });
+    expect(one).toMatchObject({ phase, proven: false, changedAtMs: now, deadlineMs: now + boundMs });
     expect(step.state.gpus.get('GPU-0')!.changedAtMs).toBe(now);
     if (phase === 'sleeping') expect([one.found, one.stoppedAtMs]).toEqual([false, now]);
     if (phase === 'waking') expect(one.roomMade).toBe(false);
@@ -111,9 +114,9 @@ describe('a move of an engine', () => {
 });
 
 describe('the word of an engine about itself', () => {
-  const say = (of: Partial<Replica>, state: 'awake' | 'asleep' | 'unreachable') => {
+  const say = (of: Partial<Replica>, state: EngineState, others: Replica[] = []) => {
     const one = replica('m', { asking: true, becameServingAtMs: 5, ...of });
-    const step = stepWith(one);
+    const step = stepWith(one, others);
     onEngineState(step, one, { type: 'engine-state', podUid: 'm', state, atMs: now });
     return { one, step };
   };
@@ -161,6 +164,57 @@ describe('the word of an engine about itself', () => {
   it('asleep, where an agent before us sent a wake, is woken again', () => {
     const { one, step } = say({ phase: 'checking', wakeLeft: true }, 'asleep');
     expect([one.phase, one.wakeLeft, sent(step)]).toEqual(['waking', false, ['wake-engine']]);
+  });
+
+  it.each<{ why: string; of?: Partial<Replica>; others?: Replica[]; phase: Phase; againMs?: number }>([
+    { why: 'for half a second, has it woken', of: { phaseSinceMs: now - 500 }, phase: 'waking' },
+    {
+      why: 'for less, has it asked again: a sleep that begins says so too',
+      of: { phaseSinceMs: now - 499 },
+      phase: 'checking',
+      againMs: now + 1,
+    },
+    {
+      why: 'after a wake that failed, has it woken after a longer pause',
+      of: { phaseSinceMs: now - 999, wakeFailures: 1 },
+      phase: 'checking',
+      againMs: now + 1,
+    },
+    {
+      why: 'waits for a boot beside it',
+      others: [replica('b', { phase: 'booting' })],
+      phase: 'checking',
+      againMs: now + 500,
+    },
+    {
+      why: 'waits for a sleep beside it',
+      others: [replica('b', { phase: 'freeing' })],
+      phase: 'checking',
+      againMs: now + 500,
+    },
+  ])('paused $why', ({ of, others, phase, againMs }) => {
+    const { one, step } = say(
+      { phase: 'checking', phaseSinceMs: 0, readyAtMs: null, ...of },
+      'paused',
+      others,
+    );
+    expect([one.phase, one.readyAtMs]).toEqual([phase, now]);
+    expect(sent(step)).toEqual(phase === 'waking' ? ['wake-engine'] : []);
+    if (againMs !== undefined) expect([one.retryAtMs, one.askTries]).toEqual([againMs, 0]);
+  });
+
+  it('paused, after three wakes that failed, has it restarted', () => {
+    const { one } = say({ phase: 'checking', phaseSinceMs: 0, wakeFailures: 3 }, 'paused');
+    expect(one).toMatchObject({
+      phase: 'checking',
+      mustRestart: { reason: 'WakeFailed', message: 'it failed to wake 3 times' },
+    });
+  });
+
+  it('awake takes back a restart that was to be while nothing ran in it, and no other', () => {
+    const of = (reason: string) =>
+      say({ phase: 'checking', mustRestart: { reason, message: 'x' } }, 'awake').one.mustRestart?.reason;
+    expect([of('SleepFailed'), of('ResidueKept')]).toEqual([undefined, 'ResidueKept']);
   });
 
   it('none is tried again after pauses, and ends in a restart', () => {

@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { sleepMsMax, wakeMsMax } from '../../../../agent/decide/engine-times.ts';
 import { GiB, type ModelOptions, ScenarioNode } from './node-with-models.ts';
 
 const rivals = (a: ModelOptions = {}): ScenarioNode =>
@@ -73,22 +74,84 @@ describe('a sleep', () => {
     expect(node.state.replicas.get('b')!.residueBytes).toBe(0.5 * GiB);
   });
 
-  it('that fails leaves it serving, and it is restarted after the third time', () => {
+  it('that fails while nobody waits leaves it serving, is tried again after pauses, and restarts nothing', () => {
     const node = new ScenarioNode(1)
       .start()
       .add('a', { bootMs: 1_000, sleep: { idleTimeoutMs: 1_000 } })
       .booted('a');
-    node.failSleeps('a', 3);
-    while (node.sent('restart-engine').length === 0 && node.now < 60_000) node.pass(10);
-    expect(node.sent('sleep-engine')).toEqual(['a', 'a', 'a']);
-    expect(node.lastOf('restart-engine', 'a')?.reason).toBe('SleepFailed');
+    node.failSleeps('a', 12);
+    node.pass(60_000);
+    expect(node.phase('a')).toBe('serving');
+    expect(node.sent('sleep-engine').length).toBeGreaterThan(5);
+    node.pass(600_000);
+    expect(node.phase('a')).toBe('asleep');
+    expect([node.sent('restart-engine'), node.sent('wake-engine')]).toEqual([[], []]);
   });
 
-  it('that is never answered is asked about after three minutes', () => {
+  it('that fails again and again makes room for who waits by a restart, once the last stream has ended', () => {
+    const node = rivals({ fairness: { maxWaitTimeMs: 1_000 } });
+    node.failSleeps('b', 99);
+    node.demand('b', 1, 0);
+    node.demand('a', 0, 1);
+    node.pass(400_000);
+    expect(node.sent('sleep-engine')).toEqual(['b', 'b']);
+    expect([node.sent('restart-engine'), node.engines.get('b')!.state]).toEqual([[], 'awake']);
+    node.demand('b', 0, 1);
+    node.pass(2_000);
+    expect(node.sent('sleep-engine')).toEqual(['b', 'b', 'b']);
+    expect(node.lastOf('restart-engine', 'b')).toMatchObject({
+      reason: 'SleepFailed',
+      message: 'it failed to sleep 3 times, and a waits for its room',
+    });
+    node.until('a', 'serving');
+    expect(node.told('b')?.state).not.toBe('FAILED');
+  });
+
+  it('that works again at the last try is a sleep like any other', () => {
+    const node = rivals();
+    node.failSleeps('b', 2);
+    node.demand('a', 0, 1);
+    node.until('a', 'serving');
+    expect([node.sent('restart-engine'), node.phase('b')]).toEqual([[], 'asleep']);
+    expect(node.state.replicas.get('b')!.sleepFailures).toBe(0);
+  });
+
+  it('whose failing engine stays paused is found out and ended by a wake, streams and all', () => {
+    const node = rivals({ fairness: { maxWaitTimeMs: 1_000 } });
+    node.failSleeps('b', 1);
+    node.engines.get('b')!.staysPaused = true;
+    node.demand('b', 1, 0);
+    node.demand('a', 0, 1);
+    node.until('b', 'checking');
+    node.until('b', 'waking');
+    node.until('b', 'serving');
+    expect([node.sent('restart-engine'), node.engines.get('b')!.state]).toEqual([[], 'awake']);
+  });
+
+  it('that fails makes who waits look for others first', () => {
+    const names = ['a', 'b', 'c'];
+    const node = new ScenarioNode(1).start();
+    for (const name of names) node.add(name, { gib: 20, bootMs: 1_000 }).booted(name);
+    node.forget();
+    const asleep = names.find((name) => node.phase(name) === 'asleep')!;
+    const [broken, other] = names
+      .filter((name) => name !== asleep)
+      .map((name) => node.state.replicas.get(name)!);
+    Object.assign(broken!, { sleepFailures: 2, sleepMs: 0, bootMs: 60_000 });
+    Object.assign(other!, { sleepMs: 20_000 });
+    node.demand(asleep, 0, 1);
+    node.until(asleep, 'serving');
+    expect(node.sent('sleep-engine')).toEqual([other!.podUid]);
+  });
+
+  it('that is never answered is asked about once all its calls are over', () => {
     const node = rivals();
     node.engines.get('b')!.options.sleepMs = Number.POSITIVE_INFINITY;
     node.demand('a', 0, 1);
-    node.pass(185_000);
+    node.until('b', 'sleeping');
+    node.pass(sleepMsMax(40 * GiB) - 1);
+    expect(node.sent('ask-engine')).toEqual([]);
+    node.pass(1);
     expect(node.sent('ask-engine')).toContain('b');
   });
 });
@@ -142,17 +205,17 @@ describe('a wake', () => {
 });
 
 describe('a call to an engine that is never answered', () => {
-  it('is over after three minutes for a wake too: the engine is asked, and woken again', () => {
+  it('is over for a wake too once all its calls are: the engine is asked, and woken again', () => {
     const node = rivals();
     node.engines.get('a')!.options.wakeMs = Number.POSITIVE_INFINITY;
     node.demand('a', 0, 1);
     node.until('a', 'waking');
-    node.pass(179_990);
+    node.pass(wakeMsMax(40 * GiB) - 10);
     expect(node.sent('ask-engine')).not.toContain('a');
     node.engines.get('a')!.options.wakeMs = 400;
     node.pass(20);
     expect(node.sent('ask-engine')).toContain('a');
-    expect(node.lastOf('explain', 'a')?.message).toBe('a did not wake, try 1: no answer for 180 s');
+    expect(node.lastOf('explain', 'a')?.message).toBe('a did not wake, try 1: no answer for 565 s');
     node.pass(2_000);
     expect(node.phase('a')).toBe('serving');
   });

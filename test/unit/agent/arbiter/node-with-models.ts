@@ -33,13 +33,14 @@ type Untimed<E> = E extends unknown ? Omit<E, 'atMs'> : never;
 
 interface Engine {
   options: Required<Pick<ModelOptions, 'gpus' | 'gib' | 'residueGib' | 'bootMs' | 'sleepMs' | 'wakeMs'>>;
-  state: 'none' | 'booting' | 'awake' | 'sleeping' | 'asleep' | 'waking';
+  state: 'none' | 'booting' | 'awake' | 'sleeping' | 'paused' | 'asleep' | 'waking';
   bytes: number;
   restarts: number;
   /** What the next sleep leaves instead of its residue, GiB. */
   keepsGib: number | null;
-  /** So many of the next sleeps fail. */
+  /** So many of the next sleeps are refused; the driver has it go on, but with `staysPaused`. */
   sleepFails: number;
+  staysPaused: boolean;
   /** It answers no question, and its process is there. */
   hangs: boolean;
   /** Answers of the next wakes and boots that fail, with the message. */
@@ -147,6 +148,7 @@ export class ScenarioNode {
       restarts: 0,
       keepsGib: null,
       sleepFails: 0,
+      staysPaused: false,
       hangs: false,
       wakeFails: [],
       bootFails: [],
@@ -358,7 +360,7 @@ export class ScenarioNode {
     if (engine.state !== 'sleeping') return;
     if (engine.sleepFails > 0) {
       engine.sleepFails--;
-      engine.state = 'awake';
+      engine.state = engine.staysPaused ? 'paused' : 'awake';
       this.send({ type: 'slept', podUid: name, ok: false, message: 'POST /sleep answered 500' });
       return;
     }
@@ -386,11 +388,13 @@ export class ScenarioNode {
     const asleep = engine.state === 'asleep' || engine.state === 'waking';
     const state: EngineState = engine.hangs
       ? 'unreachable'
-      : awake
-        ? 'awake'
-        : asleep
-          ? 'asleep'
-          : 'unreachable';
+      : engine.state === 'paused'
+        ? 'paused'
+        : awake
+          ? 'awake'
+          : asleep
+            ? 'asleep'
+            : 'unreachable';
     this.send({ type: 'engine-state', podUid: name, state });
   }
 

@@ -29,7 +29,7 @@ describe('a sleep', () => {
     const one = replica('m', { phase: 'draining', settings: { ...defaultSettings, sleep } });
     const step = stepOf(one);
     sendSleep(step, one);
-    expect(step.effects).toEqual([{ type: 'sleep-engine', podUid: 'm', ...ordered }]);
+    expect(step.effects).toEqual([{ type: 'sleep-engine', podUid: 'm', bytes: 20 * GiB, ...ordered }]);
   });
 
   it.each([

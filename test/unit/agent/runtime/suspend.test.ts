@@ -17,6 +17,7 @@ afterEach(async () => {
 });
 
 const uid = podUid(1);
+const weights = 16e9;
 const holding = { ...ask(uid), type: 'holding', id: 'g', pid: 7, ready: true };
 type Sent = { type: string; call: number };
 
@@ -55,7 +56,7 @@ function pod({ suspends = true, connected = true, slept = { ok: true, message: '
 /** Sent to the launcher, then answered. */
 async function suspended(one: ReturnType<typeof pod>, outcome = 'done', given: object = {}) {
   const before = one.sent.length;
-  const done = one.engine.suspend();
+  const done = one.engine.suspend(weights);
   await until('the word to the launcher', () => one.sent.length > before);
   one.answer(outcome, given);
   return done;
@@ -67,7 +68,7 @@ describe('a suspend', () => {
     expect(await suspended(one)).toEqual({ ok: true, message: '', suspended: true });
     expect(one.did).toEqual(['sleep 1']);
     const onSent = vi.fn();
-    const woken = one.engine.wake(null, onSent);
+    const woken = one.engine.wake(weights, onSent);
     expect(onSent).toHaveBeenCalledTimes(1);
     expect(one.did).toEqual(['sleep 1']);
     one.answer('done');
@@ -75,13 +76,17 @@ describe('a suspend', () => {
     expect(one.did).toEqual(['sleep 1', 'wake']);
     expect(onSent).toHaveBeenCalledTimes(1);
     expect(one.sent.map(({ type }) => type)).toEqual(['suspend', 'resume']);
-    await one.engine.wake(null, () => {});
+    await one.engine.wake(weights, () => {});
     expect(one.sent).toHaveLength(2);
   });
 
   it('of an engine that does not fall asleep asks for no checkpoint', async () => {
     const one = pod({ slept: { ok: false, message: 'answered 500' } });
-    expect(await one.engine.suspend()).toEqual({ ok: false, message: 'answered 500', suspended: false });
+    expect(await one.engine.suspend(weights)).toEqual({
+      ok: false,
+      message: 'answered 500',
+      suspended: false,
+    });
     expect(one.sent).toEqual([]);
   });
 
@@ -98,7 +103,7 @@ describe('a suspend', () => {
         suspended: false,
         instead: { reason, message: expect.stringMatching(message) },
       });
-      await one.engine.wake(null, () => {});
+      await one.engine.wake(weights, () => {});
       expect(one.sent).toHaveLength(1);
       expect(one.did.at(-1)).toBe('wake');
     },
@@ -110,7 +115,7 @@ describe('a suspend', () => {
 
   it('is not offered by a launcher of an earlier release, which is not asked', async () => {
     const one = pod({ suspends: false });
-    expect(await one.engine.suspend()).toMatchObject({
+    expect(await one.engine.suspend(weights)).toMatchObject({
       ok: true,
       instead: { reason: 'SuspendNotOffered', message: expect.stringMatching(/LauncherTooOld/) },
     });
@@ -119,14 +124,17 @@ describe('a suspend', () => {
 
   it('without a launcher sleeps at level 1', async () => {
     const one = pod({ connected: false });
-    expect(await one.engine.suspend()).toMatchObject({ ok: true, instead: { reason: 'SuspendFailed' } });
+    expect(await one.engine.suspend(weights)).toMatchObject({
+      ok: true,
+      instead: { reason: 'SuspendFailed' },
+    });
     expect(one.checkpoints.mayBeSuspended()).toBe(false);
   });
 
   it('that nobody answers ends after 50 s, and is taken for done until the opposite is heard', async () => {
     vi.useFakeTimers();
     const one = pod();
-    const done = one.engine.suspend();
+    const done = one.engine.suspend(weights);
     await vi.advanceTimersByTimeAsync(49_999);
     expect(one.checkpoints.mayBeSuspended()).toBe(true);
     await vi.advanceTimersByTimeAsync(1);
@@ -146,7 +154,7 @@ describe('a suspend', () => {
     ['the agent ends', (one: ReturnType<typeof pod>) => one.engine.close(), true],
   ])('ends when %s', async (_, happens, mayBe) => {
     const one = pod();
-    const done = one.engine.suspend();
+    const done = one.engine.suspend(weights);
     await until('the word', () => one.sent.length === 1);
     happens(one);
     expect(await done).toMatchObject({ suspended: false, instead: { reason: 'SuspendFailed' } });
@@ -158,14 +166,14 @@ describe('a wake', () => {
   it('whose restore fails is a failed wake, and is tried again from there', async () => {
     const one = pod();
     await suspended(one);
-    const woken = one.engine.wake(null, () => {});
+    const woken = one.engine.wake(weights, () => {});
     one.answer('failed', { message: 'CUDA_ERROR_OUT_OF_MEMORY' });
     expect(await woken).toEqual({
       ok: false,
       message: 'its CUDA state did not come back: CUDA_ERROR_OUT_OF_MEMORY',
     });
     expect(one.did).toEqual(['sleep 1']);
-    const again = one.engine.wake(null, () => {});
+    const again = one.engine.wake(weights, () => {});
     one.answer('done');
     expect((await again).ok).toBe(true);
   });
@@ -173,7 +181,7 @@ describe('a wake', () => {
   it('restores what an earlier agent suspended, by the word of the launcher', async () => {
     const one = pod();
     one.say({ ...holding, suspends: true, suspended: true });
-    const woken = one.engine.wake(null, () => {});
+    const woken = one.engine.wake(weights, () => {});
     expect(one.sent).toEqual([{ type: 'resume', call: 1 }]);
     one.answer('done');
     expect((await woken).ok).toBe(true);
@@ -191,7 +199,7 @@ describe('what is carried out', () => {
       post: (event: unknown) => posted.push(event),
     } as unknown as Parameters<typeof createCarrier>[0]);
     for (let round = 1; round <= 2; round++) {
-      carry({ type: 'sleep-engine', podUid: uid, level: 1, suspend: true });
+      carry({ type: 'sleep-engine', podUid: uid, level: 1, suspend: true, bytes: weights });
       await until('its end', () => posted.length === round);
     }
     expect(posted[1]).toEqual({ type: 'slept', podUid: uid, ok: true, message: '', suspended: false });
