@@ -1,6 +1,7 @@
 /** Boots: what the launcher says, when a grant may be given, and how an engine's end is counted. */
 import { formatGiB } from '#platform/quantity.ts';
 import { explain, onGpus, seconds } from './explain.ts';
+import { forHostMemory } from './host-memory.ts';
 import { bootNeedBytes } from './ledger.ts';
 import {
   apiGraceMs,
@@ -17,6 +18,7 @@ import {
 } from './limits.ts';
 import { serveProven } from './prove.ts';
 import {
+  type ArbiterState,
   bindingOn,
   enter,
   type Gpu,
@@ -69,6 +71,10 @@ export function bootObstacle(step: Step, replica: Replica): Obstacle | null {
   if (gpus.length !== replica.uuids.length || gpus.length === 0) {
     return { reason: 'GpuMissing', message: `the driver does not list all of ${replica.uuids.join(', ')}` };
   }
+  return forHostMemory(state, replica) ?? notBound(state, replica, gpus);
+}
+
+function notBound(state: ArbiterState, replica: Replica, gpus: Gpu[]): Obstacle | null {
   if (!state.resourcesListed) return null;
   for (const gpu of gpus) {
     if (!gpu.resource)

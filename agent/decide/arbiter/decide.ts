@@ -8,6 +8,7 @@ import { onAsked, onExited, onReady, onStarted } from './boot.ts';
 import { takeDemand } from './demand.ts';
 import { driveEndings, onLauncherEnding, onSidecarEnding } from './ending.ts';
 import { driveFaults, forgiveStall } from './faults.ts';
+import { onHostMemory } from './host-memory.ts';
 import { driveMeasuring, onMeasured } from './measure.ts';
 import { plan } from './plan.ts';
 import { forgetGone, onGpus, onPods, onRemembered, onResources, replicaOf } from './pods.ts';
@@ -107,6 +108,9 @@ function take(step: Step, event: ArbiterEvent): void {
     case 'holding':
     case 'launcher-ending':
       takePodEvent(step, event, replicaOf(step, event.podUid));
+      return;
+    case 'host-memory':
+      onHostMemory(step, event);
       return;
     case 'tick':
       step.changed = true;

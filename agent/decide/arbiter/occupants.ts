@@ -1,7 +1,8 @@
 /** What the node sees on each GPU, for GPU.status and metrics. */
 import type { GpuOccupant, OccupantState } from '#api/gpu.ts';
 import { hasClients } from './demand.ts';
-import type { ArbiterState, Phase, Replica } from './state.ts';
+import { forHostMemory } from './host-memory.ts';
+import { type ArbiterState, hasEngine, type Phase, type Replica } from './state.ts';
 
 /** As in GPU.status, with times on the agent's clock. */
 export type Occupant = Omit<GpuOccupant, 'becameServingAt'> & { becameServingAtMs?: number };
@@ -31,10 +32,11 @@ function stateOf(replica: Replica): OccupantState {
   return shown[replica.phase];
 }
 
-function occupantOf(replica: Replica): Occupant {
+function occupantOf(state: ArbiterState, replica: Replica): Occupant {
   const { namespace, model, pod, podUid, awakeBytes, residueBytes, failure, mustRestart } = replica;
   const failed = failure?.words ? `${failure.message}: ${failure.words}` : failure?.message;
-  const message = failed ?? mustRestart?.message;
+  const wait = hasEngine(replica) ? null : forHostMemory(state, replica);
+  const message = failed ?? mustRestart?.message ?? wait?.message;
   const serves = replica.phase === 'serving' || replica.phase === 'draining';
   return {
     namespace,
@@ -59,7 +61,7 @@ export function occupants(state: ArbiterState): Map<string, Occupant[]> {
     .filter((replica) => replica.key !== '')
     .sort((a, b) => (a.podUid < b.podUid ? -1 : 1));
   for (const replica of sorted) {
-    const occupant = occupantOf(replica);
+    const occupant = occupantOf(state, replica);
     for (const uuid of replica.uuids) byGpu.get(uuid)?.push(occupant);
   }
   return byGpu;

@@ -3,6 +3,7 @@ import { formatGiB } from '#platform/quantity.ts';
 import { bootObstacle, isMeasuredFree, startBoot } from './boot.ts';
 import { explain, onGpus, seconds } from './explain.ts';
 import { barelyBytes, isFoundHopeless, isHopeless } from './hopeless.ts';
+import { hasHostMemory } from './host-memory.ts';
 import {
   awakeNeedBytes,
   bootNeedBytes,
@@ -84,7 +85,8 @@ function startWhenQuiet(step: Step, waiter: Waiter, rooms: Room[]): boolean {
     sendWake(step, replica);
     explain(step, replica, 'Wake', `${replica.model} wakes on ${onGpus(gpus)}: ${why}`);
   } else {
-    if (!rooms.every(isQuiet) || !isMeasuredFree(step, replica, gpus)) return false;
+    if (!rooms.every(isQuiet) || !hasHostMemory(step.state, replica)) return false;
+    if (!isMeasuredFree(step, replica, gpus)) return false;
     startBoot(step, replica, gpus);
   }
   enterBooks(replica, rooms, before);

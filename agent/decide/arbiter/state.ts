@@ -6,6 +6,7 @@
 import type { Demand, ModelState } from '#proto/link.ts';
 import { defaultSettings, type Settings } from '#proto/settings.ts';
 import type { CanaryAnswer } from '../canary.ts';
+import type { BootRoom } from '../staging/words.ts';
 import { leaseGraceMs } from './limits.ts';
 import type { ArbiterEffect, BindingFact } from './words.ts';
 
@@ -205,6 +206,8 @@ export interface ArbiterState {
   /** Pod UIDs by replica key. */
   keys: Map<string, string[]>;
   gpus: Map<string, Gpu>;
+  /** Boots that need host memory, by pod UID; as staging last said. */
+  hostMemory: ReadonlyMap<string, BootRoom>;
   order: number;
   /** Lists, settings or names have changed since `refreshBindings`. */
   bindingsStale: boolean;
@@ -254,6 +257,7 @@ export function initialState(options: ArbiterOptions = {}): ArbiterState {
     replicas: new Map(),
     keys: new Map(),
     gpus: new Map(),
+    hostMemory: new Map(),
     order: 0,
     bindingsStale: false,
     timerMs: null,

@@ -4,6 +4,7 @@ import type { ModelState } from '#proto/link.ts';
 import { stateReasons } from '#proto/reasons.ts';
 import { bootObstacle, type Obstacle } from './boot.ts';
 import { hasClients, wantsAwake } from './demand.ts';
+import { forHostMemory } from './host-memory.ts';
 import { awakeClaimBytes, isNeedKnown } from './ledger.ts';
 import { isDue, type Replica, type Step } from './state.ts';
 import { wakeCostMs } from './victims.ts';
@@ -41,11 +42,11 @@ const restarts = (replica: Replica): Word =>
 function outward(step: Step, replica: Replica): Word | null {
   switch (replica.phase) {
     case 'absent':
-    case 'asking':
-      return (
-        failed(step, replica) ??
-        word('PENDING', 'WaitsToBoot', 'its engine waits for room to boot', replica.bootMs ?? 0)
-      );
+    case 'asking': {
+      const room = { reason: 'WaitsToBoot', message: 'its engine waits for room to boot' };
+      const { reason, message } = forHostMemory(step.state, replica) ?? room;
+      return failed(step, replica) ?? word('PENDING', reason, message, replica.bootMs ?? 0);
+    }
     case 'booting':
       return word('WAKING', 'Boots', 'its engine boots', replica.bootMs ?? 0);
     case 'serving':

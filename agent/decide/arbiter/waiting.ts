@@ -1,5 +1,6 @@
 /** Who waits for room, and in which order. */
 import { hasClients, waitingSinceMs, wantsAwake } from './demand.ts';
+import { forHostMemory } from './host-memory.ts';
 import { bootAgedMs, idleBootPatienceMs, rollHandOverMs, rollPrecedenceMs, wakeAgedMs } from './limits.ts';
 import { isDue, type Replica, type Step } from './state.ts';
 
@@ -28,6 +29,7 @@ export function siblings(step: Step, replica: Replica): Replica[] {
 function bootingSibling(step: Step, replica: Replica): Replica | null {
   for (const other of siblings(step, replica)) {
     const boots = other.phase === 'asking' || other.phase === 'booting';
+    if (forHostMemory(step.state, other)) continue;
     if (boots && !other.bootReady && other.failures === 0 && other.order > replica.order) {
       if (!isDue(step, other.askedAtMs + rollPrecedenceMs)) return other;
     }

@@ -8,6 +8,7 @@ import type { BarrierUp, Demand, Hello, State } from '#proto/link.ts';
 import type { Settings } from '#proto/settings.ts';
 import type { CanaryAnswer } from '../canary.ts';
 import type { GpuMeasurement } from '../facts.ts';
+import type { BootRoom } from '../staging/words.ts';
 
 /** What the arbiter needs of a model pod on this node, from its labels and annotations or from its sidecar's hello. */
 export interface PodFact {
@@ -107,6 +108,8 @@ export type ArbiterEvent = { atMs: number } & (
   | { type: 'woken'; podUid: string; ok: boolean; message: string; tookMs: number }
   /** `id`: of the effect that asked. */
   | { type: 'probed'; podUid: string; id: number; outcome: ProbeOutcome; tookMs: number }
+  /** Pods that are to boot yet and need host memory, as staging finds it; of all others nothing is asked. */
+  | { type: 'host-memory'; boots: BootRoom[] }
   /** Nothing happened but time. */
   | { type: 'tick' }
 );
