@@ -152,9 +152,10 @@ function clusterOf<State>(
     node: parts.environment.node,
     connect: parts.connect,
     onPods(objects) {
+      // First, so that no pod is granted a boot before its image's room is judged.
+      staging.listed(objects);
       pods.listed(objects);
       memory.look(pods.facts());
-      staging.listed(objects);
     },
     onGpus(resources, facts) {
       gpus.listed(resources);
@@ -178,6 +179,7 @@ export async function startAgent<State>(parts: AgentParts<State>): Promise<Runni
     ...environment,
     alive: (podUid) => rooms.pods.isModelPod(podUid),
     explain: rooms.explain,
+    onBoots: (boots) => rooms.loop.post({ type: 'host-memory', boots }),
     registry,
     log,
     nowMs,

@@ -8,9 +8,11 @@ import { formatGiB } from '#platform/quantity.ts';
 import type { ArbiterEffect, ArbiterEvent } from './decide/arbiter/words.ts';
 import type { Untimed } from './decide/launcher-line.ts';
 import type { PodObject } from './decide/resource-facts.ts';
-import { figuresOf, inUse, planStaging } from './decide/staging/plan.ts';
+import { makesWay } from './decide/staging/boots.ts';
+import { figuresOf, inUse, planStaging, refusalsToTell } from './decide/staging/plan.ts';
 import { parseWeights } from './decide/staging/weights-name.ts';
 import type {
+  BootRoom,
   Failure,
   Form,
   HostMemory,
@@ -43,6 +45,8 @@ export interface StagingParts {
   /** Of a pod: it may be alive. */
   alive(podUid: string): boolean;
   explain(effect: Explain): void;
+  /** Pods that are to boot yet and need host memory; whenever that is another than before. */
+  onBoots(boots: BootRoom[]): void;
   registry: Registry;
   log: Log;
   nowMs(): number;
@@ -52,7 +56,10 @@ export interface Staging {
   /** What the API server lists, whole. */
   listed(objects: readonly PodObject[]): void;
   heard(event: Untimed<ArbiterEvent>): void;
-  /** To be called before a grant goes to its launcher: a loader that finds no place in the pool reads from disk. */
+  /**
+   * To be called before a grant goes to its launcher: makes room for its image, and a place for its weights. A loader that finds no place in
+   * the pool reads from disk.
+   */
   granted(podUid: string): void;
   /** Resolves when nothing is written any more. */
   close(): Promise<void>;
@@ -73,16 +80,29 @@ function sentence({ what, outcome, tookMs }: Ended): string {
   }
 }
 
-/** Says each refusal once, and again when it has another reason or was over meanwhile. */
+/** Says each refusal to each pod once, and again when it was over meanwhile. */
 function createRefusals(explain: StagingParts['explain'], metrics: PoolMetrics) {
-  let told = new Map<string, Refusal['reason']>();
+  let told = new Set<string>();
   return (refused: readonly Refusal[]): void => {
-    for (const { weights, podUids, reason, message } of refused) {
-      if (told.get(weights) === reason) continue;
-      metrics.refused(reason);
-      for (const podUid of podUids) explain({ type: 'explain', podUid, reason, message, level: 'warn' });
+    const now = new Set<string>();
+    for (const { podUids, reason, message } of refused) {
+      const news = podUids.filter((podUid) => !told.has(`${podUid} ${reason}`));
+      if (news.length > 0) metrics.refused(reason);
+      for (const podUid of news) explain({ type: 'explain', podUid, reason, message, level: 'warn' });
+      for (const podUid of podUids) now.add(`${podUid} ${reason}`);
     }
-    told = new Map(refused.map(({ weights, reason }) => [weights, reason]));
+    told = now;
+  };
+}
+
+/** Passes on what is another than before. */
+function createBoots(onBoots: StagingParts['onBoots']) {
+  let told = '[]';
+  return (boots: BootRoom[]): void => {
+    const text = JSON.stringify(boots);
+    if (text === told) return;
+    told = text;
+    onBoots(boots);
   };
 }
 
@@ -165,6 +185,7 @@ export function startStaging(parts: StagingParts): Staging {
   const { modelsDir, alive, explain, log, nowMs } = parts;
   const metrics = createPoolMetrics(parts.registry);
   const refusals = createRefusals(explain, metrics);
+  const boots = createBoots(parts.onBoots);
   const rooms: Rooms = {
     pods: createStagingPods(nowMs, alive),
     pool: createPool({ ...parts, metrics, onFreed: replan }),
@@ -194,24 +215,37 @@ export function startStaging(parts: StagingParts): Staging {
   }
 
   /** A look that throws costs itself alone: the next one follows. */
-  function replan(): void {
+  function guarded(look: () => void): void {
     try {
-      plan();
+      look();
     } catch (error) {
       log.error('a look at the pool failed', { error: errorText(error) });
     }
   }
 
+  function replan(): void {
+    guarded(plan);
+  }
+
+  /** Its loader has not looked at anything yet. */
+  function makeWay(podUid: string): void {
+    const listing = pool.list();
+    if (listing) makesWay(factsOf(rooms, listing, parts), podUid).forEach(pool.evict);
+  }
+
   function plan(): void {
-    const listing = closed ? null : tended(rooms);
-    if (!listing) return;
+    if (closed) return;
+    const listing = tended(rooms);
+    // Without a pool engines keep what they have to themselves, as long as that lasts.
+    if (!listing) return void boots([]);
     const facts = factsOf(rooms, listing, parts);
     const todo = planStaging(facts);
     if (todo.stop) stager.stop();
     todo.evict.forEach(pool.evict);
     todo.prepare.forEach(pool.prepare);
     for (const entry of listing.staged) if (todo.abandon.includes(entry.key)) pool.abandon(entry);
-    refusals(todo.refused);
+    refusals(refusalsToTell(todo, facts.pods ?? []));
+    boots(todo.boots);
     if (todo.stage) begin(todo.stage);
     metrics.show(figuresOf(facts));
     pool.used(inUse(facts));
@@ -250,6 +284,7 @@ export function startStaging(parts: StagingParts): Staging {
       if (pods.heard(event)) replan();
     },
     granted(podUid) {
+      guarded(() => makeWay(podUid));
       if (pods.granted(podUid)) replan();
     },
     async close() {

@@ -56,7 +56,7 @@ export function createPoolMetrics(registry: Registry): PoolMetrics {
   });
   const refusals = new Counter({
     name: 'gthread_agent_staging_refused_total',
-    help: 'Weights that engines read from disk, because they were not staged.',
+    help: 'Weights that engines read from disk, because they were not staged, and boots that wait for room.',
     labelNames: ['reason'],
     registers,
   });

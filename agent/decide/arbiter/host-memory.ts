@@ -10,8 +10,7 @@ export function onHostMemory(step: Step, event: ArbiterEvent & { type: 'host-mem
 
 /** It waits until staging says otherwise; null: it does not. */
 export function forHostMemory({ hostMemory }: ArbiterState, { podUid }: Replica): Obstacle | null {
-  const message = hostMemory.get(podUid)?.held ?? null;
-  return message === null ? null : { reason: 'NoRoomForImage', message };
+  return hostMemory.get(podUid)?.held ?? null;
 }
 
 /** There is host memory for this boot as well as for those granted since staging last spoke: it judges each as the next one. */

@@ -109,19 +109,14 @@ export function bootRooms(facts: StagingFacts): BootRoom[] {
     const needBytes = needOf(facts, pod);
     if (needBytes === null) return [];
     if (needBytes === 'unknown') {
-      const text = `the size of ${pod.weights} is not known yet: its boot waits for a look at the disk`;
-      return [{ podUid, needBytes: 0, freeBytes: 0, held: text }];
+      const message = `the size of ${pod.weights} is not known yet: its boot waits for a look at the disk`;
+      return [{ podUid, needBytes: 0, freeBytes: 0, held: { reason: 'SizeUnknown', message } }];
     }
     const found = find(facts, host, pods, pod);
     const { freeBytes } = found;
-    return [
-      {
-        podUid,
-        needBytes,
-        freeBytes,
-        held: needBytes > freeBytes ? heldText(pod, needBytes, found, host) : null,
-      },
-    ];
+    if (needBytes <= freeBytes) return [{ podUid, needBytes, freeBytes, held: null }];
+    const message = heldText(pod, needBytes, found, host);
+    return [{ podUid, needBytes, freeBytes, held: { reason: 'NoRoomForImage', message } }];
   });
 }
 

@@ -7,7 +7,7 @@ import { bootRooms } from './boots.ts';
 import { isImaged, promisedBytes, type Room, roomOf, usedBytes } from './room.ts';
 import { cheapest, victims } from './victims.ts';
 import { type Wish, wishesOf } from './wishes.ts';
-import type { Eviction, Refusal, StagingFacts, StagingPlan, ToStage } from './words.ts';
+import type { Eviction, Refusal, StagingFacts, StagingPlan, StagingPod, ToStage } from './words.ts';
 
 /** A staging that failed is tried again after this, ms: the files may have been written anew. */
 export const retryMs = 10 * 60_000;
@@ -113,13 +113,19 @@ export function planStaging(facts: StagingFacts): StagingPlan {
   return plan;
 }
 
-/** What is to be said of a plan: pods that wait for room for their image read nothing yet. */
-export function refusalsToTell({ refused, boots }: StagingPlan): Refusal[] {
+/** What is to be said: pods that wait for room for their image read nothing yet, and are told so once they have asked. */
+export function refusalsToTell({ refused, boots }: StagingPlan, pods: readonly StagingPod[]): Refusal[] {
   const held = new Set(boots.flatMap((boot) => (boot.held === null ? [] : [boot.podUid])));
-  return refused.flatMap((refusal) => {
+  const ofStaging = refused.flatMap((refusal) => {
     const podUids = refusal.podUids.filter((podUid) => !held.has(podUid));
     return podUids.length > 0 ? [{ ...refusal, podUids }] : [];
   });
+  const ofBoots = boots.flatMap(({ podUid, held: why }): Refusal[] => {
+    const pod = pods.find((each) => each.podUid === podUid);
+    if (why?.reason !== 'NoRoomForImage' || pod?.phase !== 'waits') return [];
+    return [{ weights: pod.weights, podUids: [podUid], reason: why.reason, message: why.message }];
+  });
+  return [...ofStaging, ...ofBoots];
 }
 
 interface Step {

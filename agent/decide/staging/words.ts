@@ -109,11 +109,11 @@ export type Eviction =
   | { kind: 'staged'; key: string; bytes: number; because: string }
   | { kind: 'image'; engineHash: string; bytes: number; because: string };
 
-/** Weights that are not staged: the loader reads them from disk. */
+/** Weights that are not staged, so that the loader reads them from disk; or a boot that waits for room for its image. */
 export interface Refusal {
   weights: string;
   podUids: string[];
-  reason: 'NoRoomToStage' | 'WeightsUnusable';
+  reason: 'NoRoomToStage' | 'WeightsUnusable' | 'NoRoomForImage';
   message: string;
 }
 
@@ -125,7 +125,7 @@ export interface BootRoom {
   /** For it, at most: what may go for it counts as gone. */
   freeBytes: number;
   /** Why its boot waits; null: it does not. */
-  held: string | null;
+  held: { reason: 'NoRoomForImage' | 'SizeUnknown'; message: string } | null;
 }
 
 export interface ToStage {

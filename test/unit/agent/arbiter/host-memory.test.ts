@@ -7,7 +7,12 @@ import { ScenarioNode } from './node-with-models.ts';
 import { gpu, replica, stateOf, stepOf } from './pieces.ts';
 
 const text = 'needs 60.0 GiB, the pool is bound to 50.0 GiB: raise storage.pinnedMemoryMB';
-const held = (podUid: string) => ({ podUid, needBytes: 60, freeBytes: 50, held: text });
+const held = (podUid: string) => ({
+  podUid,
+  needBytes: 60,
+  freeBytes: 50,
+  held: { reason: 'NoRoomForImage', message: text } as const,
+});
 const fits = (podUid: string, needBytes: number, freeBytes: number) => ({
   podUid,
   needBytes,

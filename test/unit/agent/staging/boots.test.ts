@@ -13,7 +13,7 @@ import { facts, GiB, host, image, key, pod, staged, uid, weights } from './facts
 const runs = (n: number, more: Partial<StagingPod> = {}) => pod(n, { phase: 'runs', ...more });
 const boots = (n: number, more: Partial<StagingPod> = {}) => pod(n, { phase: 'boots', ...more });
 const room = (given: StagingFacts, n: number) => bootRooms(given).find(({ podUid }) => podUid === uid(n));
-const held = (given: StagingFacts, n: number): string | null => room(given, n)?.held ?? null;
+const held = (given: StagingFacts, n: number): string | null => room(given, n)?.held?.message ?? null;
 const gone = (given: StagingFacts, n: number): string[] =>
   makesWay(given, uid(n)).map((eviction) =>
     eviction.kind === 'staged' ? eviction.key : eviction.engineHash,
@@ -140,15 +140,23 @@ describe('a boot without room for its image waits', () => {
   it('until the size of its weights is known', () => {
     expect(room(facts({ pods: [pod(1)], forms: new Map() }), 1)).toMatchObject({
       needBytes: 0,
-      held: expect.stringMatching(/size.*not known yet/),
+      held: { reason: 'SizeUnknown', message: expect.stringMatching(/size.*not known yet/) },
     });
   });
 
-  it('and is not told as well that its weights are not staged', () => {
-    const given = facts({ boundBytes: 9 * GiB, pods: [pod(1)] });
-    expect(refusalsToTell(planStaging(given))).toEqual([]);
-    const both = facts({ boundBytes: 9 * GiB, pods: [pod(1), boots(2, { weights: weights(1) })] });
-    expect(refusalsToTell(planStaging(both))).toMatchObject([{ reason: 'NoRoomToStage', podUids: [uid(2)] }]);
+  it('and is told so once it has asked, and not as well that its weights are not staged', () => {
+    const told = (...pods: StagingPod[]) => {
+      const given = facts({ boundBytes: 9 * GiB, pods });
+      return refusalsToTell(planStaging(given), pods).map(({ podUids, reason }) => [reason, ...podUids]);
+    };
+    expect(told(pod(1))).toEqual([['NoRoomForImage', uid(1)]]);
+    expect(told(pod(1, { phase: 'listed' }))).toEqual([]);
+    expect(told(pod(1), boots(2, { weights: weights(1) }))).toEqual([
+      ['NoRoomToStage', uid(2)],
+      ['NoRoomForImage', uid(1)],
+    ]);
+    const unknown = facts({ forms: new Map(), pods: [pod(1)] });
+    expect(refusalsToTell(planStaging(unknown), [pod(1)])).toEqual([]);
   });
 });
 

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { Registry } from 'prom-client';
 import { afterEach, describe, expect, it } from 'vitest';
 import { imageMagic } from '../../../../agent/decide/staging/images.ts';
+import type { BootRoom } from '../../../../agent/decide/staging/words.ts';
 import { type Staging, startStaging } from '../../../../agent/staging.ts';
 import { imagesFolder } from '../../../../proto/names.ts';
 import { cleanUp, folder, keptLog, podUid, until } from '../runtime/until.ts';
@@ -41,14 +42,20 @@ function node(poolBytes: number | null = null) {
   const { log, lines } = keptLog();
   const told: { podUid: string; reason: string; message: string }[] = [];
   const alive = new Set<string>();
-  const begin = () => {
+  const rooms = new Map<string, BootRoom>();
+  const begin = (bound = poolBytes) => {
     const registry = new Registry();
+    rooms.clear();
     const staging = startStaging({
       poolDir,
       modelsDir,
-      poolBytes,
+      poolBytes: bound,
       alive: (uid) => alive.has(uid),
       explain: (effect) => void told.push(effect),
+      onBoots(boots) {
+        rooms.clear();
+        for (const boot of boots) rooms.set(boot.podUid, boot);
+      },
       registry,
       log,
       nowMs: () => performance.now(),
@@ -70,7 +77,17 @@ function node(poolBytes: number | null = null) {
     return existsSync(path) ? Number(readFileSync(path).readBigUInt64LE(0)) : 0;
   };
   const said = (reason: string) => told.find((each) => each.reason === reason);
-  return { root, poolDir, modelsDir, lines, told, said, alive, begin, progress, filled };
+  const held = (n: number) => rooms.get(podUid(n))?.held?.reason ?? null;
+  const writeImage = (n: number, pages: number): void => {
+    const own = join(poolDir, 'pods', podUid(n));
+    mkdirSync(own, { recursive: true });
+    const bytes = Buffer.alloc(pages * page);
+    bytes.write(imageMagic);
+    writeFileSync(join(own, name), bytes);
+  };
+  const imageOf = (n: number): string => join(poolDir, 'images', imagesFolder('default', `hash${n}`));
+  const at = { root, poolDir, modelsDir, lines, told, alive, rooms };
+  return { ...at, said, begin, progress, filled, held, writeImage, imageOf };
 }
 
 const asked = (n: number) => ({
@@ -200,11 +217,74 @@ describe('staging on a node', () => {
     writeForm(at.modelsDir, 1, 4);
     const agent = at.begin();
     agent.list(object(1));
+    agent.staging.granted(podUid(1));
     await until('the refusal', () => at.said('NoRoomToStage'));
-    agent.staging.heard(asked(1));
+    agent.staging.heard({ type: 'started', podUid: podUid(1) });
     agent.list(object(1));
     expect(at.told.filter(({ reason }) => reason === 'NoRoomToStage')).toHaveLength(1);
     expect(at.progress(1)).toBeNull();
+  });
+
+  it('holds a boot back that has no room for its image, also after its own restart, until there is', async () => {
+    const at = node(8 * page);
+    writeForm(at.modelsDir, 1, 4);
+    writeForm(at.modelsDir, 2, 6);
+    let agent = at.begin();
+    agent.list(object(1), object(2));
+    expect(at.held(1)).toBe('SizeUnknown');
+    await until('both looked at', () => at.rooms.size === 2 && at.held(1) === null && at.held(2) === null);
+    agent.staging.heard(asked(1));
+    agent.staging.heard(asked(2));
+    agent.staging.granted(podUid(1));
+    expect([at.rooms.has(podUid(1)), at.held(2)]).toEqual([false, 'NoRoomForImage']);
+    at.writeImage(1, 4);
+    agent.staging.heard({ type: 'ready', podUid: podUid(1) });
+    expect(existsSync(at.imageOf(1))).toBe(true);
+    agent.list(object(1), object(2));
+    expect(at.told.filter(({ reason }) => reason === 'NoRoomForImage')).toEqual([
+      expect.objectContaining({
+        podUid: podUid(2),
+        message: expect.stringMatching(/needs 0\.0 GiB of host memory.*raise storage\.pinnedMemoryMB/),
+      }),
+    ]);
+    await agent.staging.close();
+
+    agent = at.begin();
+    agent.list(object(1), object(2));
+    await until('the same', () => at.held(2) === 'NoRoomForImage');
+    agent.list(object(2));
+    expect(at.held(2)).toBeNull();
+    agent.staging.heard(asked(2));
+    agent.staging.granted(podUid(2));
+    expect([existsSync(at.imageOf(1)), at.progress(1), at.rooms.size]).toEqual([false, null, 0]);
+  });
+
+  it('holds none back any more once its bound is raised', async () => {
+    const at = node();
+    writeForm(at.modelsDir, 1, 4);
+    const low = at.begin(3 * page);
+    low.list(object(1));
+    await until('no room', () => at.held(1) === 'NoRoomForImage');
+    await low.staging.close();
+    at.begin(4 * page).list(object(1));
+    await until('room', () => at.rooms.size === 1 && at.held(1) === null);
+  });
+
+  it('has the weights of a boot make way for its image where both have no room: it reads the disk', async () => {
+    const at = node();
+    writeForm(at.modelsDir, 1, 4);
+    const first = at.begin(20 * page);
+    first.list(object(1));
+    await until('the weights', () => at.progress(1) === 1);
+    await first.staging.close();
+    const agent = at.begin(5 * page);
+    agent.list(object(1));
+    await until('its room', () => at.rooms.size === 1 && at.held(1) === null);
+    agent.staging.heard(asked(1));
+    expect(at.progress(1)).toBe(1);
+    agent.staging.granted(podUid(1));
+    expect(at.progress(1)).toBeNull();
+    expect(at.said('NoRoomToStage')?.message).toMatch(/reads it from disk/);
   });
 
   it('says what is wrong with files, has loaders read the disk, and does not try at once again', async () => {
