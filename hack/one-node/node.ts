@@ -63,6 +63,8 @@ export interface NodeOptions {
   api?: { server: ApiServer; certificateFile: string };
   /** Parent of the pool's folder; beside the models unless given. */
   poolParent?: string;
+  /** Bound of the pool, 10^6 bytes (the chart's storage.pinnedMemoryMB); half of the memory unless given. */
+  poolMB?: number;
   /** Told of each program as soon as it is started, before it can have said anything. @param pod its UID and Model; null: the agent */
   onStart?: (program: Program, pod: { podUid: string; model: string } | null) => void;
 }
@@ -92,7 +94,7 @@ interface Folders {
 async function startAgent(
   gpus: Gpus,
   folders: Folders,
-  { api, canary = false, onStart }: NodeOptions,
+  { api, canary = false, poolMB = 0, onStart }: NodeOptions,
 ): Promise<AgentProcess> {
   const main = process.env.GREENTHREAD_AGENT ?? 'agent/main.ts';
   const ca = api?.certificateFile ?? '/dev/null';
@@ -105,6 +107,7 @@ async function startAgent(
     GREENTHREAD_PODS_DIR: folders.podsDir,
     GREENTHREAD_MODELS_DIR: folders.modelsDir,
     GREENTHREAD_POOL_DIR: folders.poolDir,
+    GREENTHREAD_PINNED_MEMORY_MB: String(poolMB),
     GREENTHREAD_CANARY: String(canary),
     METRICS_ADDRESS: '127.0.0.1:0',
     LOG_LEVEL: 'debug',
