@@ -50,12 +50,16 @@ export function capacityBytes(gpu: Gpu): number {
 export const isNeedKnown = (replica: Replica): boolean =>
   replica.awakeBytes !== null || replica.reservedBytes.every((bytes) => bytes !== null);
 
-/** Bytes on this GPU while awake: reserved or measured, whichever is more. */
-export function awakeClaimBytes(replica: Replica, gpu: Gpu): number {
+/** Bytes on this GPU while awake, as far as anybody has said: reserved or measured, whichever is more. */
+function knownBytes(replica: Replica, gpu: Gpu): number {
   const at = replica.uuids.indexOf(gpu.uuid);
-  const measured = replica.bytes[at] ?? 0;
-  const reserved = replica.reservedBytes[at] ?? (replica.awakeBytes === null ? capacityBytes(gpu) : 0);
-  return Math.max(reserved, replica.awakeBytes ?? 0, measured);
+  return Math.max(replica.reservedBytes[at] ?? 0, replica.awakeBytes ?? 0, replica.bytes[at] ?? 0);
+}
+
+/** The same; all of the GPU where nobody has said. */
+export function awakeClaimBytes(replica: Replica, gpu: Gpu): number {
+  const said = replica.awakeBytes ?? replica.reservedBytes[replica.uuids.indexOf(gpu.uuid)] ?? null;
+  return Math.max(knownBytes(replica, gpu), said === null ? capacityBytes(gpu) : 0);
 }
 
 /** Awake on the GPU that has most, by whoever says more: how long its calls may take depends on it (`agent/decide/engine-times.ts`). */
@@ -222,10 +226,13 @@ export function openBooks(state: ArbiterState): Map<string, Room> {
   return rooms;
 }
 
-/** What stays taken on this GPU whatever sleeps: pinned models, known residues. Strangers are not in it. */
+/**
+ * What stays taken on this GPU whatever sleeps: pinned models, known residues. Strangers are not in it, nor what nobody has said
+ * yet: a need that cannot be met beside this never can.
+ */
 function countLasting(room: Room, replica: Replica): void {
   if (replica.popular) {
-    const bytes = awakeClaimBytes(replica, room.gpu);
+    const bytes = knownBytes(replica, room.gpu);
     room.popular.set(replica.key, Math.max(bytes, room.popular.get(replica.key) ?? 0));
   } else if (replica.phase !== 'absent' && replica.phase !== 'asking') {
     room.residueBytes += replica.residueBytes ?? 0;

@@ -148,6 +148,61 @@ describe('the ledger', () => {
     expect(node.told('big')?.state).toBe('WAKING');
   });
 
+  /** Only its sidecar's hello arrives: the API server's watch and its launcher are late. */
+  function saysHello(node: ScenarioNode, name: string, options: ModelOptions): void {
+    const { send } = node;
+    node.send = (event) => {
+      if (event.type === 'attached') send.call(node, event);
+    };
+    node.add(name, options);
+    node.send = send;
+  }
+
+  const toldFinally = (node: ScenarioNode): string[] =>
+    node.effects.flatMap((effect) =>
+      effect.type === 'tell' && effect.state.state === 'FAILED' ? [effect.podUid] : [],
+    );
+
+  it('says nothing final beside a pinned one that has said no more than hello', () => {
+    const node = rivals();
+    node.demand('b', 1, 0);
+    node.demand('a', 0, 1);
+    saysHello(node, 'pinned', { gib: 3, popular: true });
+    node.pass(10_000);
+    expect(toldFinally(node)).toEqual([]);
+    node.sendLists();
+    node.ask('pinned');
+    node.demand('b', 0, 0);
+    node.until('pinned', 'serving').until('a', 'serving');
+    saysHello(node, 'large', { gib: 20, popular: true });
+    expect(toldFinally(node)).toEqual([]);
+    node.sendLists();
+    // Now its size is known, and none of the others fits beside both.
+    node.demand('b', 0, 1);
+    expect(toldFinally(node)).toEqual(['b']);
+  });
+
+  it('says nothing final after a restart without the API server, while the launcher of a pinned one is silent', () => {
+    const node = new ScenarioNode(1)
+      .start()
+      .add('a', { gib: 20, sleep: { idleTimeoutMs: 1_000 } })
+      .booted('a')
+      .until('a', 'asleep')
+      .add('pinned', { gib: 3, popular: true })
+      .until('pinned', 'booting');
+    node.kill('pinned');
+    node.restartAgent().sendGpus();
+    node.measure();
+    node.attach('pinned');
+    node.demand('a', 0, 3);
+    node.attach('a');
+    node.hold('a');
+    node.pass(3_000);
+    node.send({ type: 'settled' });
+    node.until('a', 'serving');
+    expect(toldFinally(node)).toEqual([]);
+  });
+
   it('lets clients of one that strangers keep out try again later, and wakes it when they have gone', () => {
     const node = rivals();
     node.strangerGib[0] = 20;
