@@ -15,7 +15,15 @@ import {
 import { cheapest, type Victim, victims } from './victims.ts';
 import { parseWeights } from './weights-name.ts';
 import { wishesOf } from './wishes.ts';
-import type { BootRoom, Eviction, HostMemory, StagedEntry, StagingFacts, StagingPod } from './words.ts';
+import type {
+  BootRoom,
+  Eviction,
+  HostMemory,
+  ImageEntry,
+  StagedEntry,
+  StagingFacts,
+  StagingPod,
+} from './words.ts';
 
 /** What a boot finds. */
 interface Found {
@@ -24,6 +32,8 @@ interface Found {
   freeBytes: number;
   /** Images that stay, and what pods are writing. */
   imageBytes: number;
+  /** The pod that this one replaces, and its image, which goes with it. */
+  replaced: { name: string; bytes: number } | null;
   /** Weights in the pool that stay: others boot from them, or pinned them. */
   keptBytes: number;
 }
@@ -39,6 +49,16 @@ function keptFor(facts: StagingFacts, pods: readonly StagingPod[], pod: StagingP
   return facts.pool.staged.filter(({ key }) =>
     others.some((wish) => wish.key === key && (wish.rank === 0 || wish.pinned)),
   );
+}
+
+function replacedBy(
+  pods: readonly StagingPod[],
+  images: readonly ImageEntry[],
+  pod: StagingPod,
+): Found['replaced'] {
+  const old = pods.find((other) => other !== pod && other.replica === pod.replica);
+  const image = images.find(({ engineHash }) => engineHash === old?.engineHash);
+  return old && image ? { name: old.name, bytes: image.bytes } : null;
 }
 
 const sum = <T>(all: readonly T[], bytes: (one: T) => number): number =>
@@ -68,6 +88,7 @@ function find(facts: StagingFacts, host: HostMemory, pods: readonly StagingPod[]
     room,
     freeBytes: room.freeBytes + goingBytes - comingBytes,
     imageBytes: image + writing - unusedBytes,
+    replaced: replacedBy(pods, pool.images, pod),
     keptBytes: sum(kept, (entry) => entry.filledBytes) + comingBytes,
   };
 }
@@ -83,11 +104,15 @@ function heldText(pod: StagingPod, needBytes: number, found: Found, host: HostMe
     // Without what is available now: that moves all the time, and this text is kept in the API server.
     return `${needs}; the node has ${formatGiB(host.totalBytes)} of memory, of which ${formatGiB(headRoomBytes(host.totalBytes))} are left free, and too little is available: stop something there, or add some. Its boot waits`;
   }
+  const { replaced } = found;
+  const orElse = replaced
+    ? `delete the pod that it replaces, ${replaced.name}, which has ${formatGiB(replaced.bytes)}`
+    : 'delete what has its image here';
   const figures = `${needs}, at most ${formatGiB(Math.max(0, freeBytes))} can be free beside ${formatGiB(imageBytes)} of images, ${formatGiB(room.promisedBytes)} of images to come and ${formatGiB(keptBytes)} of weights that stay`;
   const remedy =
     room.limit === 'tmpfs'
       ? 'the tmpfs that holds the pool is full: mount /dev/shm with a larger size='
-      : `the pool is bound to ${bound}: raise storage.pinnedMemoryMB, or delete what has its image here`;
+      : `the pool is bound to ${bound}: raise storage.pinnedMemoryMB, or ${orElse}`;
   return `${figures}; ${remedy}. Its boot waits`;
 }
 

@@ -16,6 +16,8 @@ export function podNotes(pod: PodObject): PodNotes | null {
   const { podUid, namespace, engineHash, uuids, deleting } = fact;
   return {
     podUid,
+    name: fact.pod,
+    replica: `${namespace}/${fact.model}/${fact.replica}`,
     weights: name.weights,
     pinned: notes[annotations.weightsPinned] === 'true',
     engineHash: engineHash !== null && isEngineHash(engineHash) ? imagesFolder(namespace, engineHash) : null,

@@ -13,6 +13,9 @@ export type BootPhase = 'listed' | 'waits' | 'boots' | 'runs';
 /** A model pod of this node that loads the gthread form. */
 export interface StagingPod {
   podUid: string;
+  /** Its own name, and `namespace/model/replica`: of two pods of one replica the older is being replaced. */
+  name: string;
+  replica: string;
   weights: string;
   /** Its weights stay in host memory. */
   pinned: boolean;

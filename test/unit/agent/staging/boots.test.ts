@@ -120,6 +120,20 @@ describe('a boot without room for its image waits', () => {
     );
   });
 
+  it('and names the pod that it replaces, whose image is there until it has booted', () => {
+    const old = runs(2, { replica: 'default/m1/0', name: 'm1-0-old' });
+    const given = facts({
+      boundBytes: 30 * GiB,
+      pods: [pod(1), old],
+      pool: { images: [image(2, { bytes: 25 * GiB })] },
+    });
+    expect(held(given, 1)).toMatch(
+      /or delete the pod that it replaces, m1-0-old, which has 25\.0 GiB\. Its boot waits$/,
+    );
+    const without = facts({ boundBytes: 15 * GiB, pods: [pod(1), old, boots(3)] });
+    expect(held(without, 1)).toMatch(/or delete what has its image here/);
+  });
+
   it('and says so where it can never fit', () => {
     expect(held(facts({ boundBytes: 9 * GiB, pods: [pod(1)] }), 1)).toBe(
       `${weights(1)} needs 10.0 GiB of host memory for its image, which is more than the pool may hold, 9.0 GiB: it never fits until storage.pinnedMemoryMB is raised. Its boot waits`,

@@ -17,6 +17,8 @@ export const uid = (n: number): string => `00000000-0000-0000-0000-${String(n).p
 
 export const pod = (n: number, more: Partial<StagingPod> = {}): StagingPod => ({
   podUid: uid(n),
+  name: `m${n}-0-abc`,
+  replica: `default/m${n}/0`,
   weights: weights(n),
   pinned: false,
   engineHash: `hash${n}`,

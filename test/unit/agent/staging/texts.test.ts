@@ -57,6 +57,8 @@ describe('a pod that loads the gthread form', () => {
   it('is read from its annotations', () => {
     expect(podNotes(object(notes))).toEqual({
       podUid: uid(1),
+      name: 'a',
+      replica: 'n/m/0',
       weights: weights(1),
       pinned: true,
       engineHash: imagesFolder('n', 'h1'),
