@@ -13,7 +13,7 @@ import { nodeAddress, nodeFolder, nodePods, repository } from './places.ts';
 import { childOf, identify, isAlive, kill, type ProcessIdentity } from './processes.ts';
 import { until } from './progress.ts';
 import { type ClusterRecord, type NodeRecord, writeRecord } from './record.ts';
-import { systemPath } from './requirements.ts';
+import { systemPath } from '../setup/debian-packages.ts';
 
 /** Namespaces and mounts are made at once; only a stuck machine needs longer, ms. */
 const boxMsMax = 10_000;

@@ -33,7 +33,7 @@ import {
   removeRecord,
   writeRecord,
 } from './record.ts';
-import { installPackages } from './requirements.ts';
+import { prepareMachine } from './requirements.ts';
 
 /** From its start to /readyz on two busy cores, ms. */
 const apiServerMsMax = 120_000;
@@ -177,7 +177,7 @@ async function refresh(record: ClusterRecord): Promise<void> {
 export async function up(options: UpOptions): Promise<void> {
   const before = standing(options);
   if (before) return refresh(before);
-  await installPackages();
+  await prepareMachine();
   const programs = await ensurePrograms();
   if (readRecord()) {
     say('cleaning up what an earlier cluster left');

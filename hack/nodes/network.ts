@@ -4,7 +4,7 @@
  */
 import { execa } from 'execa';
 import { bridge, hostLink, nodeAddress, nodePods, serviceNetwork } from './places.ts';
-import { systemPath } from './requirements.ts';
+import { systemPath } from '../setup/debian-packages.ts';
 
 const ip = (...args: string[]) => execa('ip', args, { env: { PATH: systemPath } });
 const exists = async (link: string) =>

@@ -44,10 +44,7 @@ export async function fio(path: string, largePages: boolean): Promise<number> {
   ];
   const env = { ...process.env, ...(largePages ? { GLIBC_TUNABLES: 'glibc.malloc.hugetlb=1' } : {}) };
   const args = [...job, `--filename=${path}`, '--output-format=json'];
-  const { stdout } = await execute('fio', args, { env }).catch((error) => {
-    if (error.code === 'ENOENT') throw new Error('fio is not installed: apt-get install fio');
-    throw error;
-  });
+  const { stdout } = await execute('fio', args, { env });
   const { jobs } = JSON.parse(stdout.slice(stdout.indexOf('{'))) as {
     jobs: { read: { bw_bytes: number } }[];
   };

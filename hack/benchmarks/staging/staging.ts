@@ -10,6 +10,7 @@ import { decodeManifest, weightsFiles } from '#proto/weights.ts';
 import { makePool, makeStaged, stagedFolder } from '../../../agent/act/staging/pool-folder.ts';
 import { startStaging } from '../../../agent/act/staging/stage.ts';
 import { createReader } from '../../../agent/act/staging/start-reader.ts';
+import { installPackages } from '../../setup/debian-packages.ts';
 import { median } from '../policy/figures.ts';
 import { makeForm, shardsOf } from './form.ts';
 import { fio, goFirst, installStreamers, startLoader, type Taken } from './peers.ts';
@@ -124,6 +125,13 @@ async function bundleReader(): Promise<URL> {
 }
 
 async function prepare(gigabytes: string, first: boolean): Promise<Place> {
+  await installPackages(
+    [
+      ['fio', 'fio'],
+      ['chrt', 'util-linux'],
+    ],
+    console.log,
+  );
   const { stdout } = await execute(join(repository, 'hack/vllm/install.sh'));
   const python = stdout.trim();
   const cache = join(cacheRoot, 'bench-staging');
