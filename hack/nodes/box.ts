@@ -4,6 +4,7 @@ import { existsSync, openSync, readdirSync, readFileSync } from 'node:fs';
 import { appendFile, chmod, mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { execa, type Options } from 'execa';
+import { systemPath } from '../setup/debian-packages.ts';
 import { pki } from './certificates.ts';
 import { makeCgroups, removeCgroups } from './cgroups.ts';
 import { asScript, type Component, controlPlane, nodePrograms } from './components.ts';
@@ -13,7 +14,6 @@ import { nodeAddress, nodeFolder, nodePods, repository } from './places.ts';
 import { childOf, identify, isAlive, kill, type ProcessIdentity } from './processes.ts';
 import { until } from './progress.ts';
 import { type ClusterRecord, type NodeRecord, writeRecord } from './record.ts';
-import { systemPath } from '../setup/debian-packages.ts';
 
 /** Namespaces and mounts are made at once; only a stuck machine needs longer, ms. */
 const boxMsMax = 10_000;

@@ -3,8 +3,8 @@
  * box, routes to pods and Services. Nothing is forwarded to or from other networks.
  */
 import { execa } from 'execa';
-import { bridge, hostLink, nodeAddress, nodePods, serviceNetwork } from './places.ts';
 import { systemPath } from '../setup/debian-packages.ts';
+import { bridge, hostLink, nodeAddress, nodePods, serviceNetwork } from './places.ts';
 
 const ip = (...args: string[]) => execa('ip', args, { env: { PATH: systemPath } });
 const exists = async (link: string) =>
