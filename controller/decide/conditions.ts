@@ -150,7 +150,11 @@ export function availableCondition(model: Model, rollouts: Rollout[], blocked: F
     return told('Available', 'True', 'RollFailed', `${count}; the old pod goes on: ${blocked.message}`);
   }
   if (keptOnes.some(({ current }) => current !== null)) {
-    return told('Available', 'True', 'Rolling', `${count}; a new pod comes up beside the old one`);
+    const why = keptOnes.flatMap(({ replica, current }) =>
+      current?.told ? [{ replica, message: current.told }] : [],
+    );
+    const waits = why.length > 0 ? `: ${joined(why, rollouts.length)}` : '';
+    return told('Available', 'True', 'Rolling', `${count}; a new pod comes up beside the old one${waits}`);
   }
   return told('Available', 'True', 'Available', count);
 }

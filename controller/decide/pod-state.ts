@@ -23,6 +23,8 @@ export interface PodView {
   failure: Failure | null;
   /** What it waits for, in words; empty when that is not known. */
   waitingFor: string;
+  /** What its node's agent says of it; null: nothing. */
+  told: string | null;
 }
 
 /** Reasons of a waiting container that will not pass by waiting: a person must act. */
@@ -110,6 +112,7 @@ export function podView(view: ClusterView, pod: Pod): PodView {
     isAsleep: booted && occupants.every(({ state }) => state === 'asleep'),
     failure,
     waitingFor: waitingFor(pod, occupants),
+    told: occupants[0]?.message ?? null,
   };
   if (failure) return { ...base, state: 'failed' };
   if (!isAvailable || occupants.some(({ state }) => state === 'booting'))

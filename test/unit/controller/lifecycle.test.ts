@@ -215,6 +215,13 @@ describe('a change of the spec', () => {
     cluster.settle();
     expect(cluster.phase()).toBe('Sleeping');
     expect(cluster.condition('Available')?.reason).toBe('Rolling');
+    expect(cluster.condition('Available')?.message).toMatch(/a new pod comes up beside the old one$/);
+    cluster.engineIs(fresh, 'waiting', { message: 'no room for its image' });
+    cluster.settle();
+    expect(cluster.condition('Available')).toMatchObject({
+      reason: 'Rolling',
+      message: expect.stringMatching(/beside the old one: no room for its image$/),
+    });
     cluster.engineIs(fresh, 'serving', { awakeBytes: 1 });
     cluster.settle();
     cluster.podsEnd();
