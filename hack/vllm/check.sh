@@ -26,7 +26,7 @@ if [ ! -f "$TOOLS/installed" ]; then
   touch "$TOOLS/installed"
 fi
 cd "$ROOT"
-CODE=(vllm/gthread test/unit/gthread test/vllm test/device hack/vllm)
+CODE=(vllm/gthread test/unit/gthread test/vllm test/faults test/device hack/vllm)
 "$TOOLS/bin/ruff" check --quiet --no-cache --config vllm/pyproject.toml "${CODE[@]}"
 "$TOOLS/bin/ruff" format --quiet --no-cache --check --config vllm/pyproject.toml "${CODE[@]}" ||
   { echo "check: run $TOOLS/bin/ruff format --config vllm/pyproject.toml ${CODE[*]}" >&2; exit 1; }

@@ -135,6 +135,7 @@ class Life {
         );
     }
     await world.checkPool();
+    await world.checkImages();
     await this.#books();
     this.#violations();
     const before = JSON.stringify(world.hub.stats().models);

@@ -3,7 +3,8 @@
  *
  * That many lives of two Models that do not fit on one GPU together, `--real` of them on the real vLLM: fetched, converted, staged,
  * booted, served, put to sleep and woken, and one to three times something of it is killed with SIGKILL at a point that the seed
- * chooses. The last line is `N passed, N failed`; a life that failed prints its seed and what happened.
+ * chooses. The last line is `N passed, N failed`; a life that failed prints its seed and what happened. A run of whose kills too few
+ * struck (hits.ts) has failed too.
  */
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
@@ -12,10 +13,11 @@ import { rm } from 'node:fs/promises';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { hitFaults, type Planned, phaseOf } from './hits.ts';
 import type { Hit, Usual } from './killing.ts';
 import type { LaneAnswer, LaneJob } from './lane.ts';
 import type { LifeResult } from './life.ts';
-import { type Kind, killText, phases } from './plan.ts';
+import { type Kind, killText, phases, planFor } from './plan.ts';
 import { makeFolder } from './setting.ts';
 
 const lanesMax = 2;
@@ -64,22 +66,32 @@ const total = {
   failed: 0,
   requests: 0,
   lost: 0,
-  hits: { hit: 0, late: 0, nobody: 0, missed: 0 } as Record<Hit, number>,
-  struck: {} as Record<string, number>,
+  planned: [] as Planned[],
   restMs: [] as number[],
 };
 
-function count({ problems, fired, requests, lost, restMs }: LifeResult): void {
+function count({ problems, fired, requests, lost, restMs }: LifeResult, kind: Kind, seed: number): void {
   total[problems.length === 0 ? 'passed' : 'failed'] += 1;
   total.requests += requests;
   total.lost += lost;
   if (restMs !== null) total.restMs.push(restMs);
-  for (const { kill, hit } of fired) {
-    total.hits[hit] += 1;
-    if (hit !== 'hit') continue;
-    const where = `${kill.victim} ${'phase' in kill.when ? kill.when.phase : 'recovery'}`;
-    total.struck[where] = (total.struck[where] ?? 0) + 1;
+  for (const [index, kill] of planFor(seed, kind).kills.entries())
+    total.planned.push({ kind, kill, hit: fired[index]?.hit ?? 'missed' });
+}
+
+function showKills(): void {
+  const hits: Record<Hit, number> = { hit: 0, late: 0, nobody: 0, missed: 0 };
+  const places: Record<string, { planned: number; struck: number }> = {};
+  for (const { kill, hit } of total.planned) {
+    hits[hit] += 1;
+    const where = `${kill.victim} ${phaseOf(kill)}`;
+    const { planned, struck } = places[where] ?? { planned: 0, struck: 0 };
+    places[where] = { planned: planned + 1, struck: struck + (hit === 'hit' ? 1 : 0) };
   }
+  const all = Object.entries(hits).map(([hit, n]) => `${n} ${hit}`);
+  const each = Object.entries(places).sort();
+  const shown = each.map(([where, { planned, struck }]) => `${where} ${struck} of ${planned}`);
+  console.log(`kills: ${all.join(', ')}; ${shown.join(', ')}`);
 }
 
 function show(result: LifeResult, job: LaneJob, of: { run: number; runs: number; tookMs: number }): void {
@@ -132,7 +144,7 @@ async function runKind(
           const job = jobFor(seed, usual, reference);
           const began = performance.now();
           const { result } = await lane.live(job);
-          count(result);
+          count(result, kind, seed);
           show(result, job, { run: total.passed + total.failed, runs, tookMs: performance.now() - began });
         }
       }),
@@ -157,20 +169,16 @@ async function main(): Promise<void> {
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
-  const { hits, struck, restMs, requests, lost } = total;
+  const { restMs, requests, lost } = total;
   const sorted = restMs.sort((a, b) => a - b);
   const at = (share: number) => ((sorted[Math.floor(share * (sorted.length - 1))] ?? 0) / 1_000).toFixed(1);
-  console.log(
-    `kills: ${Object.entries(hits)
-      .map(([hit, n]) => `${n} ${hit}`)
-      .join(', ')}; ${Object.entries(struck)
-      .sort()
-      .map(([where, n]) => `${where} ${n}`)
-      .join(', ')}`,
-  );
+  showKills();
   console.log(
     `at rest after the last kill: median ${at(0.5)} s, p95 ${at(0.95)} s, longest ${at(1)} s; ${requests} requests, ${lost} ended with their killed engine`,
   );
+  const faults = hitFaults(total.planned);
+  for (const fault of faults) console.log(`  ✗ ${fault}: the run shows too little`);
+  total.failed += faults.length;
   console.log(`${total.passed} passed, ${total.failed} failed`);
   process.exitCode = total.failed > 0 || total.passed === 0 ? 1 : 0;
 }

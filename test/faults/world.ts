@@ -1,9 +1,9 @@
 /** One node for one life: agent, hub, API server, the Jobs of both Models and their pods, each killed and started again as the cluster would. */
 import { randomBytes } from 'node:crypto';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { annotations } from '#proto/names.ts';
+import { annotations, imagesFolder } from '#proto/names.ts';
 import { gthreadFolder } from '#proto/weights.ts';
 import { type Hub, startHub } from '../../hack/hub/hub.ts';
 import { type ApiServer, createApiServer } from '../../hack/one-node/api-server.ts';
@@ -13,6 +13,7 @@ import { formFault, publishedFault, stagedBytes, stagedFault } from './bytes.ts'
 import { ask, isRight, type Outcome, questions } from './clients.ts';
 import { type Job, runJob } from './converting.ts';
 import { engineHash, engineOptions, gpuOf, occupiedMiB, partOf } from './engines.ts';
+import { readImages } from './images.ts';
 import { type Kill, type ModelName, models, type Plan } from './plan.ts';
 import { Timeline } from './timeline.ts';
 import type { Upstream } from './upstream.ts';
@@ -56,6 +57,7 @@ export class World {
   #stranger: Program | null = null;
   readonly #podModels = new Map<string, ModelName>();
   readonly #reference: Record<string, number[]>;
+  readonly #looks = new Set<Promise<void>>();
   #isClosed = false;
   #closing: Promise<void> | null = null;
 
@@ -84,7 +86,10 @@ export class World {
       this.#stranger = start('gpu-sim-hold', [this.node.uuids[0]!, String(mib)], this.node.env);
       await until('the stranger to hold memory', () => this.node.usedBytes() >= mib * 2 ** 20);
     }
-    for (const model of models) this.timeline.on(`staging ${model}`, () => void this.#watchStaging(model));
+    for (const model of models) {
+      this.timeline.on(`staging ${model}`, () => void this.#watchStaging(model));
+      this.timeline.on(`engine killed ${model}`, () => this.#lookAtImages());
+    }
     this.#keepAgent().catch((error: unknown) => this.problems.push(String(error)));
   }
 
@@ -123,6 +128,7 @@ export class World {
       this.#isAgentUp = false;
       if (this.#isClosed) return;
       if (this.#agent!.child.signalCode !== 'SIGKILL') throw new Error('the agent ended by itself');
+      this.#lookAtImages();
       await this.checkPool();
       await delay(this.plan.restartMs);
     }
@@ -202,6 +208,43 @@ export class World {
   async checkPool(): Promise<void> {
     for (const model of models)
       await this.#check(() => stagedFault(this.stagedOf(model), this.formOf(model)));
+  }
+
+  /** Beside all else, as engines may read them at any time: that delays nobody's next start. */
+  #lookAtImages(): void {
+    const look = this.#readImages().then(() => void this.#looks.delete(look));
+    this.#looks.add(look);
+  }
+
+  /** @returns the paths of those that are whole */
+  async #readImages(): Promise<string[]> {
+    const { vllmPython } = this.setting;
+    if (vllmPython === null || this.#isClosed) return [];
+    try {
+      const { whole, damaged } = await readImages(vllmPython, this.node.poolDir);
+      this.timeline.see('images', `${whole.length} whole, ${damaged.length} damaged`);
+      this.problems.push(...damaged.map((fault) => `an image is not whole: ${fault}`));
+      return whole;
+    } catch (error) {
+      this.problems.push(`images could not be read: ${error}`);
+      return [];
+    }
+  }
+
+  /** At rest: all are whole, and each real engine's is there for the next one. */
+  async checkImages(): Promise<void> {
+    await Promise.all(this.#looks);
+    if (this.plan.kind === 'sim') return;
+    const folderOf = (model: ModelName) => join('images', imagesFolder('default', engineHash(model)));
+    const isLinked = (model: ModelName) => {
+      const folder = join(this.node.poolDir, folderOf(model));
+      return existsSync(folder) && readdirSync(folder).some((name) => name.endsWith('.image'));
+    };
+    await until('an image of each engine to be linked', () => models.every(isLinked));
+    const whole = await this.#readImages();
+    for (const model of models)
+      if (!whole.some((path) => path.startsWith(`${folderOf(model)}/`)))
+        this.problems.push(`no whole image of ${model} was found`);
   }
 
   async #check(faultOf: () => Promise<string | null>): Promise<void> {
@@ -289,6 +332,7 @@ export class World {
   async #close(logFile?: string): Promise<void> {
     this.#isClosed = true;
     for (const job of this.jobs.values()) await job.close();
+    await Promise.all(this.#looks);
     if (this.#agent) await end(this.#agent, 'SIGKILL');
     if (this.#stranger) await end(this.#stranger, 'SIGKILL');
     await this.node?.close(logFile);
