@@ -11,7 +11,8 @@ from pathlib import Path
 PROGRESS = struct.Struct("<QQ")
 UNDER_WAY, WHOLE, FAILED = 0, 1, 2
 POLL_SECONDS = 0.002
-# An agent that stages reads gigabytes a second; one that says nothing for so long is gone, and the disk has the same bytes.
+# An agent that stages reads gigabytes a second, and while others come first it touches `progress` every 2 s (one of an earlier
+# release does not). One that does neither for so long is gone, and the disk has the same bytes.
 STALL_SECONDS_MAX = 30.0
 
 
@@ -31,6 +32,7 @@ class Progress:
         """@raises StagingFailed when nothing is staged there"""
         self._wait, self._clock = wait, clock
         self._there = 0
+        self._touched_ns = 0
         self._whole = False
         try:
             self._file = os.open(folder / "progress", os.O_RDONLY | os.O_CLOEXEC)
@@ -41,20 +43,21 @@ class Progress:
         """Until the first `end` bytes are there and checked. @raises StagingFailed"""
         since = self._clock()
         while self._there < end and not self._whole:
-            before = self._there
+            before = (self._there, self._touched_ns)
             self._read()
             if self._there >= end or self._whole:
                 return
             now = self._clock()
-            if self._there > before:
+            if (self._there, self._touched_ns) != before:
                 since = now
             elif now - since > STALL_SECONDS_MAX:
-                raise StagingFailed(f"no byte was staged for {STALL_SECONDS_MAX:.0f} s (at {self._there})")
+                raise StagingFailed(f"no byte was staged for {STALL_SECONDS_MAX:.0f} s, nor any announced (at {self._there})")
             self._wait(POLL_SECONDS)
 
     def _read(self) -> None:
         try:
             data = os.pread(self._file, PROGRESS.size, 0)
+            self._touched_ns = os.fstat(self._file).st_mtime_ns
         except OSError as error:
             raise StagingFailed(f"progress cannot be read: {error.strerror}") from error
         if len(data) != PROGRESS.size:

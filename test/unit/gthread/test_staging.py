@@ -28,8 +28,14 @@ def form_of(folder: Path, fill: int) -> Path:
     return folder
 
 
+def beat(folder: Path, at: float) -> None:
+    os.utime(folder / "progress", (at, at))
+
+
 def say(folder: Path, there: int, state: int) -> None:
+    """The agent writes by a mapping: the file's time says nothing of it."""
     (folder / "progress").write_bytes(PROGRESS.pack(there, state))
+    beat(folder, 0)
 
 
 @pytest.fixture
@@ -94,6 +100,30 @@ def test_slow_is_not_silent(staged: Path) -> None:
     clock = Clock(lambda now: say(staged, int(now / (STALL_SECONDS_MAX - 5)), 0))
     progress(staged, clock).wait_for(4)
     assert clock.now > 2 * STALL_SECONDS_MAX
+
+
+def test_an_agent_that_is_at_work_is_not_silent(staged: Path) -> None:
+    """Other weights come first, for as long as they take."""
+    say(staged, 0, 0)
+
+    def happens(now: float) -> None:
+        if now > 5 * STALL_SECONDS_MAX:
+            say(staged, 4, 0)
+        elif now % 10 == 0:
+            beat(staged, now)
+
+    clock = Clock(happens)
+    progress(staged, clock).wait_for(4)
+    assert clock.now > 5 * STALL_SECONDS_MAX
+
+
+def test_an_agent_that_stops_working_is_silent_from_then_on(staged: Path) -> None:
+    say(staged, 0, 0)
+    last = 2 * STALL_SECONDS_MAX
+    clock = Clock(lambda now: beat(staged, now) if now <= last else None)
+    with pytest.raises(StagingFailed, match="no byte was staged"):
+        progress(staged, clock).wait_for(4)
+    assert last + STALL_SECONDS_MAX < clock.now < last + STALL_SECONDS_MAX + 3
 
 
 def test_half_a_record_is_none(staged: Path) -> None:
