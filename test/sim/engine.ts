@@ -2,10 +2,20 @@
  * One engine process of the simulated node: it holds memory on its GPUs, boots, sleeps, wakes and serves as vLLM does, and
  * fails as vLLM does. Memory is taken from the GPU's real bytes, never from anybody's books.
  */
+import type { EngineState } from '../../agent/decide/arbiter/words.ts';
 import type { Appointment, Clock } from './clock.ts';
 import type { ModelPlan, OneShotFault } from './schedule.ts';
 
-export type EngineCondition = 'booting' | 'awake' | 'sleeping' | 'asleep' | 'waking' | 'stuck' | 'dead';
+/** `paused`: a sleep was refused. It holds all its memory, runs nothing, and goes on by a wake. */
+export type EngineCondition =
+  | 'booting'
+  | 'awake'
+  | 'sleeping'
+  | 'paused'
+  | 'asleep'
+  | 'waking'
+  | 'stuck'
+  | 'dead';
 
 /** What the engine needs of its surroundings. */
 export interface Ground {
@@ -34,6 +44,8 @@ export interface Answer {
 const growthBytesMax = 240 * 2 ** 20;
 
 const lostText = 'out of memory';
+/** A wake of one that is paused moves no memory, ms. */
+const resumeMs = 3;
 
 export class SimEngine {
   readonly pod: string;
@@ -100,11 +112,12 @@ export class SimEngine {
   }
 
   /** Its answer comes with the transition's end, as vLLM's core answers one thing at a time. */
-  ask(answer: (state: 'awake' | 'asleep' | 'unreachable') => void): void {
+  ask(answer: (state: EngineState) => void): void {
     const say = (): void => {
-      if (this.condition === 'awake') answer('awake');
-      else if (this.condition === 'asleep') answer('asleep');
-      else answer('unreachable');
+      const { condition } = this;
+      answer(
+        condition === 'awake' || condition === 'asleep' || condition === 'paused' ? condition : 'unreachable',
+      );
     };
     if (this.condition === 'sleeping' || this.condition === 'waking') this.#askers.push(say);
     else say();
@@ -127,9 +140,8 @@ export class SimEngine {
       return;
     }
     this.#move = clock.after(this.model.sleepMs * 0.9, () => {
-      if (fault === 'sleep-fails') {
-        this.#settle('awake');
-        this.#resume();
+      if (fault === 'sleep-fails' || this.refuses) {
+        this.#settle('paused');
         done({ ok: false, message: 'POST /sleep answered 500' });
         return;
       }
@@ -141,7 +153,32 @@ export class SimEngine {
     });
   }
 
+  /** Sleeps, now. */
+  get refuses(): boolean {
+    const { fromMs, toMs } = this.model.refusesSleep ?? { fromMs: 0, toMs: 0 };
+    const { nowMs } = this.#ground.clock;
+    return nowMs >= fromMs && nowMs < toMs;
+  }
+
+  /** Nothing was given back: it goes on as it is. */
+  #goOn(done: (answer: Answer) => void): void {
+    const { clock } = this.#ground;
+    const fails = this.#takeFault('wake-fails') !== null;
+    clock.cancel(this.#move);
+    this.#move = clock.after(resumeMs, () => {
+      if (!fails) {
+        this.#settle('awake');
+        this.#resume();
+      }
+      done({ ok: !fails, message: fails ? 'POST /wake_up answered 500' : '' });
+    });
+  }
+
   wake(by: number, done: (answer: Answer) => void): void {
+    if (this.condition === 'paused') {
+      this.#goOn(done);
+      return;
+    }
     const { clock } = this.#ground;
     const fault = this.#takeFault('wake-fails', 'wake-leaks', 'wake-hangs', 'wake-garbles');
     clock.cancel(this.#move);

@@ -10,14 +10,14 @@ import {
   initialState,
 } from '../../agent/decide/arbiter/arbiter.ts';
 import type { ProbeOutcome } from '../../agent/decide/arbiter/words.ts';
+import { sleepCallMsMax, wakeCallMsMax } from '../../agent/decide/engine-times.ts';
 import type { Appointment } from './clock.ts';
+import type { SimEngine } from './engine.ts';
 import type { PodEvent, SimPod } from './pod.ts';
 import { nonsense, Rules, sense } from './rules.ts';
 import { describe } from './timeline.ts';
 import type { World } from './world.ts';
 
-const sleepTimeoutMs = 120_000;
-const wakeTimeoutMs = 60_000;
 const askTimeoutMs = 3_000;
 const canaryTimeoutMs = 30_000;
 const settleMsMax = 3_000;
@@ -273,7 +273,7 @@ export class Host {
         pod.granted(this.life, effect.id);
         return;
       case 'restart-engine':
-        this.#rules.restarts(pod);
+        this.#rules.restarts(pod, effect.reason);
         pod.restartOrder(this.life);
         return;
       case 'release-launcher':
@@ -283,10 +283,10 @@ export class Host {
         this.#ask(pod);
         return;
       case 'sleep-engine':
-        this.#sleep(pod);
+        this.#sleep(pod, effect.bytes);
         return;
       case 'wake-engine':
-        this.#wake(pod);
+        this.#wake(pod, effect.bytes);
         return;
       case 'probe-engine':
         this.#probe(pod, effect.id);
@@ -348,7 +348,7 @@ export class Host {
     };
   }
 
-  #sleep(pod: SimPod): void {
+  #sleep(pod: SimPod, bytes: number): void {
     const { engine } = pod;
     const podUid = pod.uid;
     this.#rules.sleeps(pod);
@@ -356,10 +356,10 @@ export class Host {
       this.#later({ type: 'slept', podUid, ok: false, message: 'connection refused' });
       return;
     }
-    const once = this.#once(sleepTimeoutMs, () =>
+    const once = this.#once(sleepCallMsMax(bytes), () =>
       this.#later({ type: 'slept', podUid, ok: false, message: 'timeout' }),
     );
-    if (engine.condition !== 'awake') {
+    if (engine.condition !== 'awake' && engine.condition !== 'paused') {
       // A second /sleep is a no-op; one that hangs or has died does not answer.
       if (engine.condition === 'asleep')
         once(() => this.#later({ type: 'slept', podUid, ok: true, message: '' }));
@@ -367,13 +367,29 @@ export class Host {
         once(() => this.#later({ type: 'slept', podUid, ok: false, message: 'refused' }));
       return;
     }
-    engine.sleep(this.life, (answer) => once(() => this.#later({ type: 'slept', podUid, ...answer })));
+    engine.sleep(this.life, (answer) =>
+      once(() => {
+        if (answer.ok) this.#later({ type: 'slept', podUid, ...answer });
+        else this.#goOn(pod, engine, { bytes, message: answer.message });
+      }),
+    );
     engine.onDeath(() =>
       once(() => this.#later({ type: 'slept', podUid, ok: false, message: 'connection closed' })),
     );
   }
 
-  #wake(pod: SimPod): void {
+  /** As the agent's driver does: a sleep that was refused is followed by a wake, unless the agent dies between the two. */
+  #goOn(pod: SimPod, engine: SimEngine, { bytes, message }: { bytes: number; message: string }): void {
+    const { life } = this;
+    const failed = (): void => this.#later({ type: 'slept', podUid: pod.uid, ok: false, message });
+    const once = this.#once(wakeCallMsMax(bytes), failed);
+    engine.onDeath(() => once(failed));
+    this.#world.clock.after(0.5, () => {
+      if (this.life === life && engine.condition === 'paused') engine.wake(life, () => once(failed));
+    });
+  }
+
+  #wake(pod: SimPod, bytes: number): void {
     const { engine } = pod;
     const podUid = pod.uid;
     const began = this.#world.clock.nowMs;
@@ -386,8 +402,8 @@ export class Host {
       answer(false, 'connection refused');
       return;
     }
-    const once = this.#once(wakeTimeoutMs, () => answer(false, 'timeout'));
-    if (engine.condition !== 'asleep') {
+    const once = this.#once(wakeCallMsMax(bytes), () => answer(false, 'timeout'));
+    if (engine.condition !== 'asleep' && engine.condition !== 'paused') {
       if (engine.condition === 'awake') once(() => answer(true, ''));
       if (engine.condition === 'dead') once(() => answer(false, 'connection refused'));
       return;

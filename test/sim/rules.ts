@@ -14,6 +14,13 @@ export const nonsense: CanaryAnswer = {
   steps: [{ token: 'b', logprob: -9, top: { b: -9 } }],
 };
 
+export const sharesGpu = (other: SimPod, pod: SimPod): boolean =>
+  other !== pod && other.model.gpus.some((gpu) => pod.model.gpus.includes(gpu));
+
+/** It may wait for that one's room. */
+const waitsBeside = (other: SimPod, pod: SimPod): boolean =>
+  sharesGpu(other, pod) && other.engine?.condition !== 'awake';
+
 export class Rules {
   #world: World;
   /** Bindings by GPU as the agent last heard them; null: it never has. */
@@ -136,11 +143,7 @@ export class Rules {
       const text = `${pod.uid} sleeps with ${clients} clients, ${Math.round(servedMs)} ms into a turn of ${turnMs} ms`;
       this.#world.refuse('turn', text);
     }
-    const waits = (other: SimPod): boolean =>
-      other !== pod &&
-      other.engine?.condition !== 'awake' &&
-      other.model.gpus.some((gpu) => pod.model.gpus.includes(gpu));
-    if (!pods.some(waits))
+    if (!pods.some((other) => waitsBeside(other, pod)))
       this.#world.refuse('needless', `${pod.uid} sleeps with ${clients} clients, and nobody beside it waits`);
   }
 
@@ -157,8 +160,18 @@ export class Rules {
     }
   }
 
-  restarts(pod: SimPod): void {
+  /** One that only refuses to sleep lives and answers: it ends for somebody who waits, and with nothing running in it. */
+  restarts(pod: SimPod, reason: string): void {
     this.#checkNoBootBeside(pod, 'is restarted');
+    const { pods, host } = this.#world;
+    if (reason === 'ResidueKept' && pod.engine?.condition === 'paused')
+      this.#world.refuse('paused', `${pod.uid} is restarted for what it keeps, and has not slept`);
+    if (reason !== 'SleepFailed' || pod.attachedLife !== host.life) return;
+    const running = pod.engine?.running.size ?? 0;
+    if (running > 0)
+      this.#world.refuse('cut', `${pod.uid} is restarted for its failed sleeps with ${running} running`);
+    if (!pods.some((other) => waitsBeside(other, pod)))
+      this.#world.refuse('needless', `${pod.uid} is restarted for its failed sleeps, and nobody waits`);
   }
 
   grants(pod: SimPod): void {

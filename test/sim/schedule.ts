@@ -19,6 +19,8 @@ export interface ModelPlan {
   maxWaitTimeMs: number;
   idleTimeoutMs: number;
   drainTimeoutMs: number;
+  /** Each sleep in this time is refused, as where its image cannot be written. */
+  refusesSleep?: { fromMs: number; toMs: number };
 }
 
 export type OneShotFault =
@@ -301,6 +303,20 @@ function addCanary(plan: Plan): void {
   }
 }
 
+/** Longer than any seed. */
+const foreverMs = 1e12;
+
+/** In some seeds with faults sleeps are refused for a while, or for ever; of their own chance, as the canary. */
+function addRefusals(plan: Plan): void {
+  const random = randomFor(plan.seed, 'refusals');
+  if (plan.faultless || !random.chance(0.3)) return;
+  for (let times = random.int(1, 2); times > 0; times--) {
+    const fromMs = random.between(0, plan.calmAtMs);
+    const toMs = random.chance(0.4) ? foreverMs : fromMs + random.exponential(40_000);
+    random.pick(plan.models).refusesSleep = { fromMs, toMs };
+  }
+}
+
 /** All that one seed does, drawn before anything runs. */
 export function planFor(seed: number): Plan {
   const random = randomFor(seed, 'plan');
@@ -333,6 +349,7 @@ export function planFor(seed: number): Plan {
     }
   }
   addCanary(plan);
+  addRefusals(plan);
   plan.actions.sort((a, b) => a.atMs - b.atMs);
   return plan;
 }

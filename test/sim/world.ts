@@ -9,6 +9,7 @@ import { SimGpu } from './gpu.ts';
 import { Host } from './host.ts';
 import { SimPod, settingsOf } from './pod.ts';
 import { type Random, randomFor } from './random.ts';
+import { sharesGpu } from './rules.ts';
 import type { Action, ModelPlan, Plan } from './schedule.ts';
 
 const timelineLinesMax = 100_000;
@@ -430,7 +431,9 @@ export class World {
       const phase = this.host.state.replicas.get(pod.uid)?.phase;
       const condition = pod.engine?.condition ?? 'none';
       const agrees =
-        (phase === 'serving' && condition === 'awake') || (phase === 'asleep' && condition === 'asleep');
+        (phase === 'serving' && condition === 'awake') ||
+        (phase === 'asleep' && condition === 'asleep') ||
+        (phase === 'asking' && condition === 'none' && this.#isKeptOut(pod));
       if (!agrees) return `${pod.uid} is ${phase} for the agent and ${condition} in truth`;
       if (pod.model.popular && condition !== 'awake') return `${pod.uid} is pinned and ${condition}`;
     }
@@ -440,6 +443,11 @@ export class World {
         return `the ledger sees ${roomBytes} bytes of room on ${uuid}, of which ${free} are free`;
     }
     return null;
+  }
+
+  /** It waits to boot, nobody for it, beside an engine that serves and does not sleep: that is ended for clients alone. */
+  #isKeptOut(pod: SimPod): boolean {
+    return this.pods.some((other) => other.engine?.refuses && sharesGpu(other, pod));
   }
 
   #checkClients(): void {

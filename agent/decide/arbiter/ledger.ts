@@ -2,7 +2,7 @@
  * Room on each GPU. What is awake, waking or booting counts its reservation or what was measured, if that is more; a
  * sleeper what it leaves behind; everything else that the driver counts as used is a stranger's.
  */
-import { headRoomBytes, residueUnmeasuredBytes, sleepTriesMax, unheardMsMax } from './limits.ts';
+import { headRoomBytes, residueUnmeasuredBytes, unheardMsMax } from './limits.ts';
 import { type ArbiterState, type Gpu, isUnheard, type Replica } from './state.ts';
 
 /** One GPU while a step plans. Bytes that are promised to an earlier waiter are not there for a later one. */
@@ -132,18 +132,14 @@ function emptyRoom(gpu: Gpu): Room {
   };
 }
 
-/** Its sleeps have failed so often that it is restarted for its waiter if this one fails too. */
-export const isLastTry = (replica: Replica): boolean =>
-  replica.sleepFailures >= sleepTriesMax - 1 && (replica.leaving?.for ?? null) !== null;
-
 /**
  * From when on /sleep may be sent to one that drains: at once when it is drained, else when its time to drain is over, what runs
  * then being frozen. A last try waits for all that runs, if it is heard of at all.
  */
 export function sleepDueMs(replica: Replica): number {
-  const { inFlight, deadlineMs } = replica.leaving!;
+  const { inFlight, deadlineMs, last } = replica.leaving!;
   if (inFlight === 0) return 0;
-  if (!isLastTry(replica)) return deadlineMs;
+  if (!last) return deadlineMs;
   return inFlight === null ? deadlineMs + unheardMsMax : Number.POSITIVE_INFINITY;
 }
 

@@ -15,7 +15,7 @@ import {
 } from './ledger.ts';
 import type { Replica, Step } from './state.ts';
 import { beginDrain, sendWake } from './transitions.ts';
-import { type Candidate, type Choice, chooseVictims } from './victims.ts';
+import { type Candidate, type Choice, chooseVictims, isFailing, isLastTry, mayEnd } from './victims.ts';
 import { type Waiter, waitersInOrder } from './waiting.ts';
 
 type Books = Map<string, Room>;
@@ -131,7 +131,9 @@ function drainVictims(step: Step, waiter: Waiter, choice: Choice, { rooms, books
       room.leavingBytes += bytes;
       room.draining++;
     }
-    beginDrain(step, victim.replica, { for: waiter.replica.podUid, forced: victim.busy });
+    const last = isLastTry(victim.replica, waiter);
+    const leaving = { for: waiter.replica.podUid, forced: victim.busy };
+    beginDrain(step, victim.replica, last ? { ...leaving, last } : leaving);
   }
 }
 
@@ -157,23 +159,35 @@ function makeRoom(step: Step, waiter: Waiter, place: Place): void {
   else for (const room of rooms) room.spoken = true;
 }
 
+/** It boots for nobody, and there would be room only with that of an engine that serves and cannot sleep. */
+function isKeptOut(waiter: Waiter, rooms: Room[], missing: number[]): boolean {
+  if (mayEnd(waiter)) return false;
+  return rooms.some((room, at) => {
+    const failing = room.serving.filter((other) => !other.popular && isFailing(other));
+    const theirs = failing.reduce((sum, other) => sum + givenBackBytes(other, room.gpu), 0);
+    return theirs > 0 && missing[at]! > room.leavingBytes + room.evictableBytes - theirs;
+  });
+}
+
 /**
  * One waiter:
  * 1. its GPUs are out of use → waits, holding nothing;
  * 2. it can never fit → failed, holding nothing;
- * 3. an engine boots there, or an earlier waiter needs quiet → waits; it holds room only once it has aged;
- * 4. there is room → starts, or waits for the transitions under way with its room promised;
- * 5. what leaves already will do → waits with that promised;
- * 6. a sufficient set of victims may go → they drain, and it comes first from now on;
- * 7. else it waits, with what others could give back counted for it; nobody behind it chooses victims on its GPUs.
+ * 3. only an engine that cannot sleep could make its room, and nobody waits for it → waits, holding nothing;
+ * 4. an engine boots there, or an earlier waiter needs quiet → waits; it holds room only once it has aged;
+ * 5. there is room → starts, or waits for the transitions under way with its room promised;
+ * 6. what leaves already will do → waits with that promised;
+ * 7. a sufficient set of victims may go → they drain, and it comes first from now on;
+ * 8. else it waits, with what others could give back counted for it; nobody behind it chooses victims on its GPUs.
  * A waiter that has aged lets nobody behind it start on its GPUs.
  */
 function consider(step: Step, waiter: Waiter, books: Books): void {
   const { replica } = waiter;
   const rooms = roomsOf(replica, books);
   if (!rooms || isHopeless(step, replica, rooms)) return;
+  const missing = missingBytes(replica, rooms);
+  if (isKeptOut(waiter, rooms, missing)) return;
   if (!rooms.some((room) => room.booting > 0 || room.closed)) {
-    const missing = missingBytes(replica, rooms);
     const fits = missing.every((bytes) => bytes <= 0);
     if (fits && startWhenQuiet(step, waiter, rooms)) return;
     if (!fits) makeRoom(step, waiter, { rooms, books, missing });

@@ -2,7 +2,7 @@
 import { formatGiB } from '#platform/quantity.ts';
 import { idleSinceMs, isBusy, isIdle } from './demand.ts';
 import { explain, seconds } from './explain.ts';
-import { isLastTry, sleepDueMs } from './ledger.ts';
+import { sleepDueMs } from './ledger.ts';
 import {
   averageWeight,
   calledOffPauseMs,
@@ -27,7 +27,7 @@ import {
   unheardUntilMs,
 } from './state.ts';
 import { backoffMs, beginChecking, beginDrain, beginFreeing, callOff, sendSleep } from './transitions.ts';
-import { mayForce, maySleep } from './victims.ts';
+import { mayEnd, mayForce, maySleep } from './victims.ts';
 import { asWaiter } from './waiting.ts';
 import type { ArbiterEvent } from './words.ts';
 
@@ -137,20 +137,19 @@ function takeKind(replica: Replica, suspended: boolean): void {
 }
 
 /**
- * It goes on serving, and is tried again after a pause. Nobody's answer is cut for it: only where somebody waits for its room, the
- * tries are used up and nothing runs in it does a restart make that room.
+ * It goes on serving, and is tried again after a pause. Nobody's answer is cut for it: only where somebody waits for its room and
+ * this was the last try, with nothing running in it, does a restart make that room.
  */
 export function sleepFailed(step: Step, replica: Replica, message: string): void {
   const waiting = replica.leaving?.for ? step.state.replicas.get(replica.leaving.for) : undefined;
   if (waiting) waiting.roomMade = false;
-  const isWaitedFor = waiting !== undefined && asWaiter(step, waiting) !== null;
-  const mustGiveWay = isWaitedFor && isLastTry(replica) && replica.launcher === 'connected';
+  const waiter = waiting && replica.leaving?.last ? asWaiter(step, waiting) : null;
   replica.sleepFailures++;
   replica.notSleepBeforeMs = step.now + backoffMs(replica.sleepFailures, retryMsFirst, retryMsMax);
   explain(step, replica, 'SleepFailed', `${replica.model} did not fall asleep: ${message}`, 'warn');
-  if (mustGiveWay) {
-    const text = `it failed to sleep ${replica.sleepFailures} times, and ${waiting.model} waits for its room`;
-    replica.mustRestart = { reason: 'SleepFailed', message: text };
+  if (waiter && mayEnd(waiter) && replica.launcher === 'connected') {
+    const message = `it failed to sleep ${replica.sleepFailures} times, and ${waiter.replica.model} waits for its room`;
+    replica.mustRestart = { reason: 'SleepFailed', message };
   }
   beginChecking(step, replica);
 }

@@ -45,6 +45,8 @@ export interface Leaving {
   for: string | null;
   /** It had work when it was chosen: its turn was over and the waiter had waited. */
   forced: boolean;
+  /** Its sleeps have failed: if this one does too it is restarted for who waits, so it begins only when nothing runs in it. */
+  last?: true;
   /** The barrier's epoch was answered: how many still run. */
   inFlight: number | null;
   deadlineMs: number;

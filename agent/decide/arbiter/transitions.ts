@@ -24,7 +24,11 @@ export function sendBarrier(step: Step, replica: Replica, drainTimeoutMs: number
   step.effects.push({ type: 'barrier', podUid: replica.podUid, epoch: replica.epoch, drainTimeoutMs });
 }
 
-export function beginDrain(step: Step, replica: Replica, leaving: Pick<Leaving, 'for' | 'forced'>): void {
+export function beginDrain(
+  step: Step,
+  replica: Replica,
+  leaving: Pick<Leaving, 'for' | 'forced' | 'last'>,
+): void {
   const { drainTimeoutMs } = replica.settings.sleep;
   enter(step, replica, 'draining');
   const boundMs = leaving.forced ? drainTimeoutMs : barrierAnswerMsMax;

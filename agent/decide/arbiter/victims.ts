@@ -1,7 +1,14 @@
 /** Whom to put to sleep for a waiter: a pure question, asked often and without a trace. */
 import { idleSinceMs, isIdle } from './demand.ts';
 import { awakeClaimBytes, givenBackBytes, type Room } from './ledger.ts';
-import { exactVictimsMax, returnHorizonMs, sleepTriesMax, turnMsMax, turnSwitchFactor } from './limits.ts';
+import {
+  exactVictimsMax,
+  failuresToFail,
+  returnHorizonMs,
+  sleepTriesMax,
+  turnMsMax,
+  turnSwitchFactor,
+} from './limits.ts';
 import { gpusOf, hasItsBindings, isDue, type Replica, type Step } from './state.ts';
 import type { Waiter } from './waiting.ts';
 
@@ -50,6 +57,20 @@ export function maySleep(step: Step, replica: Replica): boolean {
   );
 }
 
+/** One more failed sleep, and only a restart makes its room. */
+export const isFailing = (replica: Replica): boolean => replica.sleepFailures >= sleepTriesMax - 1;
+
+/**
+ * Whoever may have an engine ended that serves but cannot sleep: clients wait for it, it is pinned, or it has never booted and may yet.
+ * Else two such engines that nobody wants would end one another for ever.
+ */
+export function mayEnd({ replica, clients }: Waiter): boolean {
+  return clients || replica.popular || (!replica.bootReady && replica.failures < failuresToFail);
+}
+
+/** If its sleep fails once more it is restarted for this waiter. */
+export const isLastTry = (victim: Replica, waiter: Waiter): boolean => isFailing(victim) && mayEnd(waiter);
+
 /** A busy one may be made to give way: its turn is over and the waiter has waited its time. */
 export function mayForce(step: Step, victim: Replica, waiter: Waiter): boolean {
   return isDue(step, Math.max(waiter.forceAtMs, turnEndsMs(victim)));
@@ -59,8 +80,7 @@ function costMs(replica: Replica, idleMs: number, busy: boolean): number {
   const gapMs = Math.max(replica.returnGapMs ?? idleMs, idleMs);
   const likelihood = busy ? 1 : returnHorizonMs / (returnHorizonMs + gapMs);
   // One whose sleeps fail will most likely have to boot.
-  const failing = replica.sleepFailures >= sleepTriesMax - 1;
-  const back = wakeCostMs(replica) + (failing ? (replica.bootMs ?? bootMsUnmeasured) : 0);
+  const back = wakeCostMs(replica) + (isFailing(replica) ? (replica.bootMs ?? bootMsUnmeasured) : 0);
   return (replica.sleepMs ?? sleepMsUnmeasured) + back * likelihood;
 }
 
@@ -68,6 +88,7 @@ function candidate(step: Step, victim: Replica, waiter: Waiter, rooms: Room[]): 
   const sibling = victim.key === waiter.replica.key;
   if (victim.popular && !sibling) return null;
   if (!maySleep(step, victim)) return null;
+  if (isFailing(victim) && !mayEnd(waiter)) return null;
   const idle = isIdle(step, victim);
   if (!idle && !mayForce(step, victim, waiter)) return null;
   const idleMs = idle ? step.now - Math.max(idleSinceMs(victim), 0) : 0;

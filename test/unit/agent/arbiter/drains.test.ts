@@ -171,27 +171,25 @@ describe('a drain', () => {
     },
     {
       why: 'does not freeze what runs at its last try',
-      of: { sleepFailures: 2, leaving: { ...leaving, forced: true, inFlight: 1, deadlineMs: now - 99_000 } },
+      of: { leaving: { ...leaving, last: true, forced: true, inFlight: 1, deadlineMs: now - 99_000 } },
       phase: 'draining',
     },
     {
       why: 'goes on at its last try when nothing runs',
-      of: { sleepFailures: 2, leaving: { ...leaving, forced: true } },
+      of: { leaving: { ...leaving, last: true, forced: true } },
       phase: 'sleeping',
     },
     {
       why: 'waits at its last try for a sidecar that is not heard',
       of: {
-        sleepFailures: 2,
-        leaving: { ...leaving, forced: true, inFlight: null, deadlineMs: now - 29_999 },
+        leaving: { ...leaving, last: true, forced: true, inFlight: null, deadlineMs: now - 29_999 },
       },
       phase: 'draining',
     },
     {
       why: 'waits for it no longer than 30 s',
       of: {
-        sleepFailures: 2,
-        leaving: { ...leaving, forced: true, inFlight: null, deadlineMs: now - 30_000 },
+        leaving: { ...leaving, last: true, forced: true, inFlight: null, deadlineMs: now - 30_000 },
       },
       phase: 'sleeping',
     },
@@ -270,7 +268,8 @@ describe('an answer to a sleep', () => {
   ])(
     'that is no, after %i before, is tried again in %i ms; restarted for who waits: %s',
     (before, pauseMs, restarted) => {
-      const one = slept({ sleepFailures: before, leaving }, false, [waiter]);
+      const last = restarted ? { last: true as const } : {};
+      const one = slept({ sleepFailures: before, leaving: { ...leaving, ...last } }, false, [waiter]);
       expect([one.phase, one.sleepFailures, one.notSleepBeforeMs]).toEqual([
         'checking',
         before + 1,
@@ -288,13 +287,19 @@ describe('an answer to a sleep', () => {
   });
 
   it.each<{ why: string; of?: Partial<Replica>; others?: Replica[] }>([
-    { why: 'nobody waits for its room', of: { leaving: { ...leaving, for: null } } },
+    { why: 'nobody waits for its room', of: { leaving: { ...leaving, for: null, last: true } } },
     { why: 'this agent did not choose it', of: { leaving: null } },
+    { why: 'this was no last try', of: { leaving } },
+    {
+      why: 'it boots again and nobody waits for it',
+      others: [replica('w', { phase: 'asking', demand: quiet })],
+    },
     { why: 'who waited has gone', others: [] },
     { why: 'who waited waits no more', others: [{ ...waiter, demand: quiet }] },
     { why: 'its launcher is away', of: { launcher: 'gone' } },
   ])('that is no for the tenth time restarts nothing where $why', ({ of, others = [waiter] }) => {
-    expect(slept({ sleepFailures: 9, leaving, ...of }, false, others).mustRestart).toBeNull();
+    const last = { ...leaving, last: true as const };
+    expect(slept({ sleepFailures: 9, leaving: last, ...of }, false, others).mustRestart).toBeNull();
   });
 });
 
