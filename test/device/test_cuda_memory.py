@@ -87,3 +87,13 @@ def test_the_image_can_be_pinned_read_only(world) -> None:
     """If not, wakes are right all the same and slower: the driver's word on cudaHostRegisterReadOnly (gpu's attribute
     cudaDevAttrHostRegisterReadOnlySupported)."""
     assert world.memory.registered
+
+
+def test_a_kernel_runs_after_a_refused_registration(world) -> None:
+    """CUDA keeps the refusal for whoever asks next: torch, which would blame its kernel."""
+    import torch
+
+    mapping = world.image.mapping
+    assert world.memory.registered or not world.runtime.register(mapping.address, mapping.bytes)
+    assert not world.runtime.register(mapping.address, mapping.bytes)
+    assert torch.ones(1000, device="cuda").sum().item() == 1000

@@ -8,6 +8,8 @@ pool that no parameter of the image covers.
 
 from __future__ import annotations
 
+import bisect
+import ctypes
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -55,15 +57,27 @@ class Allocator(Protocol):
     def discard(self, tags: tuple[str, ...]) -> None: ...
 
 
-class CudaRuntime:
-    def __init__(self) -> None:
-        from vllm.distributed.device_communicators.cuda_wrapper import CudaRTLibrary
+class Library(Protocol):
+    """As much of vLLM's CudaRTLibrary as is used."""
 
-        self._library = CudaRTLibrary()
+    def cudaMemcpy(self, dst: ctypes.c_void_p, src: ctypes.c_void_p, count: int) -> None:  # noqa: N802
+        """@raises RuntimeError"""
+
+    def cudaHostRegister(self, ptr: int, size: int, flags: int) -> int:  # noqa: N802
+        """@returns CUDA's error, 0 for none"""
+
+    def cudaGetLastError(self) -> int: ...  # noqa: N802
+
+
+class CudaRuntime:
+    def __init__(self, library: Library | None = None) -> None:
+        if library is None:
+            from vllm.distributed.device_communicators.cuda_wrapper import CudaRTLibrary
+
+            library = CudaRTLibrary()
+        self._library = library
 
     def copy(self, target: int, source: int, length: int) -> None:
-        import ctypes
-
         self._library.cudaMemcpy(ctypes.c_void_p(target), ctypes.c_void_p(source), length)
 
     def synchronize(self) -> None:
@@ -72,25 +86,29 @@ class CudaRuntime:
         torch.cuda.synchronize()
 
     def register(self, address: int, length: int) -> bool:
-        import torch
-
-        return int(torch.cuda.cudart().cudaHostRegister(address, length, CUDA_HOST_REGISTER_READ_ONLY)) == 0
+        if self._library.cudaHostRegister(address, length, CUDA_HOST_REGISTER_READ_ONLY) == 0:
+            return True
+        # CUDA keeps it for whoever asks next: torch does after its next kernel, and would take it for the kernel's.
+        self._library.cudaGetLastError()
+        return False
 
 
 def subtract(ranges: Ranges, covered: Ranges) -> Ranges:
-    """What of `ranges` is not in `covered`."""
+    """What of `ranges` is not in `covered`: one sweep over the ends of both, in their order."""
     left: Ranges = []
-    holes = sorted(covered)
-    for start, length in sorted(ranges):
-        at, end = start, start + length
-        for hole, hole_length in holes:
-            if hole + hole_length <= at or hole >= end:
-                continue
-            if hole > at:
-                left.append((at, hole - at))
-            at = max(at, hole + hole_length)
-        if at < end:
-            left.append((at, end - at))
+    ends: list[tuple[int, int, int]] = []
+    for start, length in ranges:
+        ends += [(start, 1, 0), (start + length, -1, 0)]
+    for start, length in covered:
+        ends += [(start, 0, 1), (start + length, 0, -1)]
+    held = gone = begun = 0
+    for at, holds, covers in sorted(ends):
+        if held and not gone and at > begun:
+            if left and left[-1][0] + left[-1][1] == begun:
+                left[-1] = (left[-1][0], at - left[-1][0])
+            else:
+                left.append((begun, at - begun))
+        held, gone, begun = held + holds, gone + covers, at
     return left
 
 
@@ -142,12 +160,14 @@ class CudaMemory:
         self._image, self._allocator, self._runtime, self._log = image, allocator, runtime, log
         pool = [(address, data.handle[1]) for address, data in allocator.pointer_to_data.items() if data.tag == "weights"]
         # What is not in the pool (offloaded to the host, say) is neither unmapped nor restored.
+        outside = subtract([(storage.address, storage.bytes) for storage in storages], pool)
         self._filled: list[tuple[int, StoragePlace]] = [
             (storage.address, place)
             for storage, place in zip(storages, image.layout.storages, strict=True)
-            if place.frees and not subtract([(storage.address, storage.bytes)], pool)
+            if place.frees and not _meets(outside, storage)
         ]
-        self._rest: list[tuple[int, memory.Mapping, int]] = []
+        self._rest: Ranges = []
+        self._kept: memory.Mapping | None = None
         self.rest_bytes = 0
         self.registered = runtime.register(image.mapping.address, image.mapping.bytes)
         if not self.registered:
@@ -166,11 +186,13 @@ class CudaMemory:
             return
         self._forget_rest()
         covered = [(address, place.bytes) for address, place in self._filled]
-        for address, length in subtract(live_ranges(self._allocator), covered):
-            kept = memory.map_anonymous(length)
-            self._rest.append((address, kept, length))
-            self._runtime.copy(kept.address, address, length)
-            self.rest_bytes += length
+        self._rest = subtract(live_ranges(self._allocator), covered)
+        self.rest_bytes = sum(length for _, length in self._rest)
+        if self._rest:
+            # One mapping for all: each takes a large page at least.
+            self._kept = memory.map_anonymous(self.rest_bytes)
+        for address, copy, length in self._copies():
+            self._runtime.copy(copy, address, length)
 
     def drop(self, tags: frozenset[str]) -> None:
         if "weights" in tags:
@@ -183,12 +205,25 @@ class CudaMemory:
         if "weights" in tags:
             for address, place in self._filled:
                 self._runtime.copy(address, self._image.address(place), place.bytes)
-            for address, kept, length in self._rest:
-                self._runtime.copy(address, kept.address, length)
+            for address, copy, length in self._copies():
+                self._runtime.copy(address, copy, length)
         self._runtime.synchronize()
+
+    def _copies(self) -> Iterator[tuple[int, int, int]]:
+        """Of the rest: address, its copy's address, bytes."""
+        at = 0 if self._kept is None else self._kept.address
+        for address, length in self._rest:
+            yield address, at, length
+            at += length
 
     def _forget_rest(self) -> None:
         """Only at the next sleep: a wake that failed half-way is tried again with it."""
-        for _, kept, _ in self._rest:
-            kept.close()
-        self._rest, self.rest_bytes = [], 0
+        if self._kept is not None:
+            self._kept.close()
+        self._rest, self._kept, self.rest_bytes = [], None, 0
+
+
+def _meets(ranges: Ranges, storage: Storage) -> bool:
+    """Whether any of these, ascending and apart, has a byte of it."""
+    before = bisect.bisect_left(ranges, (storage.address + storage.bytes, 0)) - 1
+    return before >= 0 and ranges[before][0] + ranges[before][1] > storage.address
