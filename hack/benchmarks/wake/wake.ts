@@ -5,10 +5,11 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { Engine, type Stats, type Times } from './engine.ts';
+import { type Round, resultLines, turnsOf } from './rounds.ts';
 
 export const wakeOptions = [
   '--gigabytes N   of float32 weights, 1.2 by default',
-  '--rounds N      7 by default, at least 5; wake and memcpy take turns',
+  '--rounds N      8 by default, at least 5; in every other one the memcpy goes first',
 ];
 
 const vllm = fileURLToPath(new URL('../../vllm', import.meta.url));
@@ -24,41 +25,50 @@ const said = (command: string, args: string[]): string =>
     .split('\n')
     .at(-1)!;
 
-const median = (values: number[]): number => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)]!;
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
-interface Round {
-  sleepMs: number;
-  sleepHttpMs: number;
-  wakeMs: number;
-  wakeHttpMs: number;
-  wakeCpuMs: number;
-  memcpyMs: number | null;
-  memcpyCpuMs: number | null;
+/** Asleep for long enough, so that a copy finds what the sleep gave back. @returns ms over HTTP */
+async function sleep(engine: Engine): Promise<number> {
+  await engine.complete(tokens);
+  const tookMs = await engine.timed('/sleep?level=1&mode=keep');
+  await pause(restMs);
+  return tookMs;
 }
 
-/** @param beside whether a memcpy follows. @throws Error when an answer is another than before the sleep */
-async function round(engine: Engine, beside: boolean): Promise<Round> {
-  const before = await engine.complete(tokens);
-  const sleepHttpMs = await engine.timed('/sleep?level=1&mode=keep');
-  await pause(restMs);
-  // Asleep, so that both copies find the same free memory: what the sleep gave back.
-  const copied = beside ? await engine.rpc<Times>('memcpy_seconds') : null;
+async function wakeUp(engine: Engine) {
+  const sleepHttpMs = await sleep(engine);
   const wakeHttpMs = await engine.timed('/wake_up');
   const { last } = await engine.rpc<Stats>('gthread_stats');
-  if ((await engine.complete(tokens)) !== before) throw new Error('an answer changed over a sleep');
   return {
     sleepMs: last.sleep.seconds * 1000,
     sleepHttpMs,
     wakeMs: last.wake.seconds * 1000,
     wakeHttpMs,
     wakeCpuMs: last.wake.cpuSeconds * 1000,
-    memcpyMs: copied && copied.seconds * 1000,
-    memcpyCpuMs: copied && copied.cpuSeconds * 1000,
   };
 }
 
-const columns: [string, keyof Round][] = [
+/** In a sleep of its own, as the wake has one: neither finds what the other has left. */
+async function memcpy(engine: Engine) {
+  await sleep(engine);
+  const { seconds, cpuSeconds } = await engine.rpc<Times>('memcpy_seconds');
+  await engine.timed('/wake_up');
+  return { memcpyMs: seconds * 1000, memcpyCpuMs: cpuSeconds * 1000 };
+}
+
+/** @param beside whether there is a memcpy as well. @throws Error when an answer is another than before the sleeps */
+async function round(engine: Engine, number: number, beside: boolean): Promise<Round> {
+  const before = await engine.complete(tokens);
+  const [first] = beside ? turnsOf(number) : (['wake'] as const);
+  const none = { memcpyMs: null, memcpyCpuMs: null };
+  const early = beside && first === 'memcpy' ? await memcpy(engine) : none;
+  const woken = await wakeUp(engine);
+  const copied = beside && first === 'wake' ? await memcpy(engine) : early;
+  if ((await engine.complete(tokens)) !== before) throw new Error('an answer changed over a sleep');
+  return { first, ...woken, ...copied };
+}
+
+const columns: [string, Exclude<keyof Round, 'first'>][] = [
   ['sleep ms', 'sleepMs'],
   ['(HTTP)', 'sleepHttpMs'],
   ['wake ms', 'wakeMs'],
@@ -69,10 +79,10 @@ const columns: [string, keyof Round][] = [
 ];
 
 function table(title: string, rows: Round[]): void {
-  console.log(`${title}\n  round ${columns.map(([name]) => name.padStart(10)).join('')}`);
+  console.log(`${title}\n  round first   ${columns.map(([name]) => name.padStart(10)).join('')}`);
   for (const [number, row] of rows.entries()) {
     const cells = columns.map(([, key]) => (row[key]?.toFixed(1) ?? '').padStart(10));
-    console.log(`  ${String(number).padEnd(6)}${cells.join('')}`);
+    console.log(`  ${String(number).padEnd(6)}${row.first.padEnd(8)}${cells.join('')}`);
   }
 }
 
@@ -86,7 +96,8 @@ async function measure(
     console.log(`${options.wake}: vLLM starts (about a minute)`);
     await engine.ready();
     const rows: Round[] = [];
-    for (let number = 0; number <= rounds; number++) rows.push(await round(engine, options.wake === 'copy'));
+    for (let number = 0; number <= rounds; number++)
+      rows.push(await round(engine, number, options.wake === 'copy'));
     return [rows, await engine.rpc<Stats>('gthread_stats')];
   } finally {
     await engine.stop();
@@ -96,7 +107,7 @@ async function measure(
 export async function wake(flags: string[]): Promise<number> {
   const { values } = parseArgs({
     args: flags,
-    options: { gigabytes: { type: 'string', default: '1.2' }, rounds: { type: 'string', default: '7' } },
+    options: { gigabytes: { type: 'string', default: '1.2' }, rounds: { type: 'string', default: '8' } },
   });
   const rounds = Number(values.rounds);
   if (!Number.isInteger(rounds) || rounds < 5 || rounds > 1000) throw new Error('--rounds must be 5 to 1000');
@@ -109,17 +120,7 @@ export async function wake(flags: string[]): Promise<number> {
     table(`copy: ${(stats.weightsBytes / 1e9).toFixed(3)} GB of weights, round 0 is not counted`, copied);
     const [mapped] = await measure({ python, model, folder, wake: 'map' }, rounds);
     table('map', mapped);
-    const of = (rows: Round[], key: keyof Round) => median(rows.slice(1).map((row) => row[key]!));
-    // By CPU time: other work on this machine would otherwise be measured, not the copies.
-    const ratio = of(copied, 'memcpyCpuMs') / of(copied, 'wakeCpuMs');
-    const byClock = of(copied, 'memcpyMs') / of(copied, 'wakeMs');
-    const speed = stats.weightsBytes / 1e6 / of(copied, 'wakeCpuMs');
-    console.log(
-      `first sleep ${copied[0]!.sleepMs.toFixed(1)} ms; a wake copies ${speed.toFixed(2)} GB/s; by the clock it is ${byClock.toFixed(3)} of memcpy`,
-    );
-    console.log(
-      `result: wake_vs_memcpy=${ratio.toFixed(3)} sleep_ms=${of(copied, 'sleepMs').toFixed(1)} map_wake_ms=${of(mapped, 'wakeHttpMs').toFixed(1)}`,
-    );
+    for (const line of resultLines(copied, mapped, stats.weightsBytes)) console.log(line);
     return 0;
   } finally {
     rmSync(folder, { recursive: true, force: true });
