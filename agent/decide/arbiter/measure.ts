@@ -41,20 +41,27 @@ function measureGpu(step: Step, gpu: Gpu, measurement: GpuMeasurement, startedAt
   gpu.foreignBytes = foreign;
 }
 
+/** On each of its GPUs. One that is gone keeps nothing back on the others; null: one that is there was not measured, or none was. */
+function bytesOf(step: Step, replica: Replica, byUuid: Map<string, GpuMeasurement>): number[] | null {
+  const bytes: number[] = [];
+  let measured = 0;
+  for (const uuid of replica.uuids) {
+    const measurement = byUuid.get(uuid);
+    if (measurement) measured++;
+    else if (step.state.gpus.get(uuid)?.listed) return null;
+    bytes.push(measurement?.byPod[replica.podUid] ?? 0);
+  }
+  return measured > 0 ? bytes : null;
+}
+
 function measureReplica(
   step: Step,
   replica: Replica,
   byUuid: Map<string, GpuMeasurement>,
   startedAtMs: number,
 ): void {
-  if (replica.uuids.length === 0) return;
-  const bytes: number[] = [];
-  for (const uuid of replica.uuids) {
-    const measurement = byUuid.get(uuid);
-    if (!measurement) return;
-    bytes.push(measurement.byPod[replica.podUid] ?? 0);
-  }
-  if (startedAtMs < replica.changedAtMs) return;
+  const bytes = bytesOf(step, replica, byUuid);
+  if (!bytes || startedAtMs < replica.changedAtMs) return;
   const before = replica.bytes;
   replica.bytes = bytes;
   const peak = Math.max(...bytes);

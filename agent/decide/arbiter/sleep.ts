@@ -21,6 +21,7 @@ import {
   hasItsBindings,
   isDue,
   isUnheard,
+  lacksGpu,
   type Replica,
   type Step,
   smooth,
@@ -54,20 +55,29 @@ export function movesBeside(
 function callOffReason(step: Step, replica: Replica): string | null {
   const leaving = replica.leaving!;
   if (replica.ending) return 'the pod is being ended';
-  if (gpusOf(step.state, replica).some((gpu) => !hasItsBindings(step.state, gpu) || !gpu.listed))
-    return 'a GPU of its is out of use';
+  const waiting = leaving.for ? step.state.replicas.get(leaving.for) : undefined;
   const met = isBusy(replica) || (leaving.inFlight ?? 0) > 0;
+  if (
+    gpusOf(step.state, replica).some((gpu) => !hasItsBindings(step.state, gpu)) ||
+    isLost(step, replica, waiting, met)
+  )
+    return 'a GPU of its is out of use';
   const silent = !leaving.forced && leaving.inFlight === null && step.now >= leaving.deadlineMs;
   if (silent && !met) return 'its sidecar did not answer';
   if (leaving.for === null) {
     if (replica.popular) return 'it is pinned now';
     return met ? 'a request came' : null;
   }
-  const waiting = step.state.replicas.get(leaving.for);
   const waiter = waiting ? asWaiter(step, waiting) : null;
   if (!waiter) return 'nobody waits for its room any more';
   if (leaving.forced || !met) return null;
   return mayForce(step, replica, waiter) ? null : 'a request came before its turn was over';
+}
+
+/** Asleep it could not wake: with nothing to do it goes all the same for who waits on its other GPUs. */
+function isLost(step: Step, replica: Replica, waiting: Replica | undefined, met: boolean): boolean {
+  if (!lacksGpu(step.state, replica)) return false;
+  return met || replica.leaving!.forced || !waiting || lacksGpu(step.state, waiting);
 }
 
 /** Carries each drain on: calls it off, sends /sleep, or waits. */
@@ -97,7 +107,7 @@ export function sleepIdle(step: Step): void {
     const sinceMs = Math.max(idleSinceMs(replica), replica.becameServingAtMs);
     const { idleTimeoutMs } = replica.settings.sleep;
     if (!isDue(step, sinceMs + idleTimeoutMs) || !maySleep(step, replica)) continue;
-    if (movesBeside(step, replica).booting) continue;
+    if (lacksGpu(step.state, replica) || movesBeside(step, replica).booting) continue;
     explain(
       step,
       replica,

@@ -377,6 +377,10 @@ export function gpusOf(state: ArbiterState, replica: Replica): Gpu[] {
   return found;
 }
 
+/** The driver does not list one of its GPUs, or it is not well: asleep or frozen, it could not wake. */
+export const lacksGpu = (state: ArbiterState, replica: Replica): boolean =>
+  gpusOf(state, replica).some((gpu) => !gpu.listed || !gpu.usable);
+
 /** The binding of this replica on this GPU; null: none, or no list has come yet. */
 export function bindingOn(gpu: Gpu, replica: Replica): BindingFact | null {
   for (const binding of gpu.bindings) {

@@ -9,7 +9,7 @@ import {
   turnMsMax,
   turnSwitchFactor,
 } from './limits.ts';
-import { gpusOf, hasItsBindings, isDue, type Replica, type Step } from './state.ts';
+import { gpusOf, hasItsBindings, isDue, lacksGpu, type Replica, type Step } from './state.ts';
 import type { Waiter } from './waiting.ts';
 
 export interface Candidate {
@@ -52,9 +52,7 @@ export const turnEndsMs = (replica: Replica): number => replica.becameServingAtM
 export function maySleep(step: Step, replica: Replica): boolean {
   if (replica.phase !== 'serving' || replica.ending || replica.mustRestart) return false;
   if (!isDue(step, replica.notSleepBeforeMs)) return false;
-  return gpusOf(step.state, replica).every(
-    (gpu) => hasItsBindings(step.state, gpu) && gpu.listed && gpu.usable,
-  );
+  return gpusOf(step.state, replica).every((gpu) => hasItsBindings(step.state, gpu));
 }
 
 /** One more failed sleep, and only a restart makes its room. */
@@ -90,6 +88,7 @@ function candidate(step: Step, victim: Replica, waiter: Waiter, rooms: Room[]): 
   if (!maySleep(step, victim)) return null;
   if (isFailing(victim) && !mayEnd(waiter)) return null;
   const idle = isIdle(step, victim);
+  if (!idle && lacksGpu(step.state, victim)) return null;
   if (!idle && !mayForce(step, victim, waiter)) return null;
   const idleMs = idle ? step.now - Math.max(idleSinceMs(victim), 0) : 0;
   return {

@@ -110,7 +110,12 @@ describe('a drain', () => {
       phase: 'serving',
       said: 'm goes on: a GPU of its is out of use',
     },
-    { why: 'goes on where its GPU is only unwell', on: { usable: false }, phase: 'sleeping' },
+    {
+      why: 'is called off when its GPU is unwell',
+      on: { usable: false },
+      phase: 'serving',
+      said: 'm goes on: a GPU of its is out of use',
+    },
     {
       why: 'is called off when nobody waits any more',
       others: [{ ...waiter, demand: quiet }],
@@ -217,13 +222,31 @@ describe('a drain', () => {
     expect(step.effects).toEqual([{ type: 'sleep-engine', podUid: 'm', level: 2, bytes: 20 * GiB }]);
   });
 
-  it('of a gang is called off when one of its GPUs is out of use', () => {
-    const gang = replica('m', { phase: 'draining', leaving: { ...leaving }, uuids: ['GPU-0', 'GPU-1'] });
-    const gpus = [gpu(), gpu({ uuid: 'GPU-1', listed: false })];
-    const step = stepOf(stateOf(gpus, [gang, { ...waiter }], now));
-    driveDrains(step);
-    expect(gang.phase).toBe('serving');
-    expect(step.effects).toMatchObject([{ reason: 'SleepCalledOff', level: 'info' }]);
+  it.each<{ why: string; of?: Partial<Replica>; uuids?: string[]; phase: Phase }>([
+    { why: 'goes on for who waits on the other', phase: 'sleeping' },
+    { why: 'is called off for who waits on both', uuids: ['GPU-0', 'GPU-1'], phase: 'serving' },
+    {
+      why: 'is called off when a request came, its turn over or not',
+      of: { demand: busy },
+      phase: 'serving',
+    },
+    {
+      why: 'is called off where it was forced',
+      of: { leaving: { ...leaving, forced: true } },
+      phase: 'serving',
+    },
+    { why: 'is called off where nobody waits', of: { leaving: { ...leaving, for: null } }, phase: 'serving' },
+  ])('of a gang one of whose GPUs is out of use $why', ({ of, uuids = ['GPU-0'], phase }) => {
+    for (const lost of [{ listed: false }, { usable: false }]) {
+      const draining = { phase: 'draining', leaving: { ...leaving }, demand: quiet } as const;
+      const gang = replica('m', { ...draining, uuids: ['GPU-0', 'GPU-1'], ...of });
+      const gpus = [gpu(), gpu({ uuid: 'GPU-1', ...lost })];
+      const step = stepOf(stateOf(gpus, [gang, { ...waiter, uuids }], now));
+      driveDrains(step);
+      expect(gang.phase).toBe(phase);
+      if (phase === 'serving')
+        expect(step.effects).toMatchObject([{ reason: 'SleepCalledOff', level: 'info' }]);
+    }
   });
 
   it('hears the barrier of its own epoch alone', () => {
@@ -307,7 +330,14 @@ describe('one without a request for its idleTimeout sleeps', () => {
   const { settings } = replica('any');
   const minute = { ...settings, sleep: { ...settings.sleep, idleTimeoutMs: 60_000 } };
   const idle = { settings: minute, demandAtMs: now - 60_000, becameServingAtMs: 0 };
-  it.each<{ why: string; of?: Partial<Replica>; others?: Replica[]; sleeps: boolean; againMs?: number }>([
+  it.each<{
+    why: string;
+    of?: Partial<Replica>;
+    on?: Partial<Gpu>;
+    others?: Replica[];
+    sleeps: boolean;
+    againMs?: number;
+  }>([
     { why: 'from that moment on', sleeps: true },
     { why: 'not before', of: { demandAtMs: now - 59_999 }, sleeps: false, againMs: now + 1 },
     {
@@ -319,6 +349,7 @@ describe('one without a request for its idleTimeout sleeps', () => {
     { why: 'not when it is pinned', of: { popular: true }, sleeps: false },
     { why: 'not when it is busy', of: { demand: busy }, sleeps: false },
     { why: 'not beside a boot', others: [replica('b', { phase: 'booting' })], sleeps: false },
+    { why: 'not where its GPU is out of use', on: { usable: false }, sleeps: false },
     {
       why: 'not in the pause after a failure',
       of: { notSleepBeforeMs: now + 7 },
@@ -326,9 +357,9 @@ describe('one without a request for its idleTimeout sleeps', () => {
       againMs: now + 7,
     },
     { why: 'not when it sleeps', of: { phase: 'asleep' }, sleeps: false },
-  ])('$sleeps: $why', ({ of = {}, others = [], sleeps, againMs }) => {
+  ])('$sleeps: $why', ({ of = {}, on, others = [], sleeps, againMs }) => {
     const one = replica('m', { ...idle, ...of });
-    const step = stepOf(stateOf([gpu()], [one, ...others], now));
+    const step = stepOf(stateOf([gpu(on)], [one, ...others], now));
     sleepIdle(step);
     expect(one.phase).toBe(sleeps ? 'draining' : (of.phase ?? 'serving'));
     expect(step.nextMs).toBe(againMs ?? Number.POSITIVE_INFINITY);

@@ -370,6 +370,89 @@ describe('a GPU', () => {
     expect(node.phase('a')).toBe('serving');
   });
 
+  /** A gang on both GPUs is idle, `small` on the first one alone asleep: one has room. */
+  function gangBeside(): ScenarioNode {
+    return new ScenarioNode(2)
+      .start()
+      .add('small', { gib: 30, bootMs: 1_000 })
+      .booted('small')
+      .add('gang', { gpus: [0, 1], gib: 30, bootMs: 1_000 })
+      .booted('gang')
+      .forget();
+  }
+
+  function lose(node: ScenarioNode, how: 'vanished' | 'unusable'): void {
+    if (how === 'vanished') node.vanished.add(1);
+    else node.usable[1] = false;
+    node.sendGpus();
+    node.measure();
+  }
+
+  it('that vanished for good keeps nothing on the others: what a dead gang held there is measured free', () => {
+    const node = gangBeside();
+    lose(node, 'vanished');
+    node.kill('gang', 'device lost');
+    node.demand('small', 0, 1);
+    node.until('small', 'serving').add('fresh', { gib: 5 }).until('fresh', 'booting');
+  });
+
+  it('that vanished while a gang slept leaves it asleep by what the others show', () => {
+    const node = gangBeside();
+    node.demand('small', 0, 1);
+    node.until('gang', 'sleeping');
+    lose(node, 'vanished');
+    node.until('small', 'serving');
+    expect(node.phase('gang')).toBe('asleep');
+  });
+
+  it('that is listed and not measured proves nothing', () => {
+    const node = gangBeside();
+    node.kill('gang', 'device lost');
+    node.vanished.add(1);
+    node.demand('small', 0, 1);
+    node.pass(5_000);
+    expect(node.phase('small')).toBe('asleep');
+  });
+
+  it.each(['vanished', 'unusable'] as const)(
+    '%s lets an idle gang sleep for who waits on the others',
+    (how) => {
+      const node = gangBeside();
+      lose(node, how);
+      node.pass(30_000);
+      expect(node.sent('sleep-engine')).toEqual([]);
+      node.demand('small', 0, 1);
+      node.until('small', 'serving');
+      expect(node.sent('sleep-engine')).toEqual(['gang']);
+      // It waits for its GPU, and takes nothing of the others meanwhile.
+      node.demand('small', 0, 0);
+      node.demand('gang', 0, 1);
+      node.pass(90_000);
+      expect(node.told('gang')).toMatchObject({ state: 'FAILED', reason: 'GpuUnusable' });
+      expect(node.phase('small')).toBe('serving');
+    },
+  );
+
+  it.each(['vanished', 'unusable'] as const)(
+    '%s lets a gang that works go on: frozen, it could not wake',
+    (how) => {
+      for (const lostAt of ['before', 'while it drains']) {
+        const node = gangBeside();
+        node.demand('gang', 1, 0);
+        if (lostAt === 'before') lose(node, how);
+        node.demand('small', 0, 1);
+        if (lostAt !== 'before') {
+          node.until('gang', 'draining');
+          lose(node, how);
+        }
+        node.pass(60_000);
+        expect(node.phase('gang')).toBe('serving');
+        node.demand('gang', 0, 0);
+        node.until('small', 'serving');
+      }
+    },
+  );
+
   it('whose resource is gone sleeps nothing and grants nothing until it is back', () => {
     const node = rivals();
     const bindings = node.bindings.get('GPU-0')!;

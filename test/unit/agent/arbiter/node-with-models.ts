@@ -63,6 +63,8 @@ export class ScenarioNode {
   demands = new Map<string, Demand & { sinceMs: number; idleSinceMs: number }>();
   strangerGib: number[] = [];
   usable: boolean[] = [];
+  /** Indices of GPUs that the driver neither lists nor measures. */
+  vanished = new Set<number>();
   gpuGib: number;
   /** What each sidecar was told last, kept when effects are forgotten. */
   #told = new Map<string, State>();
@@ -103,7 +105,7 @@ export class ScenarioNode {
       totalBytes: this.gpuGib * GiB,
       usable,
     }));
-    this.send({ type: 'gpus', gpus });
+    this.send({ type: 'gpus', gpus: gpus.filter(({ index }) => !this.vanished.has(index)) });
   }
 
   sendLists(): void {
@@ -304,7 +306,7 @@ export class ScenarioNode {
         foreignBytes,
       };
     });
-    this.send({ type: 'measured', startedAtMs, gpus });
+    this.send({ type: 'measured', startedAtMs, gpus: gpus.filter((_, index) => !this.vanished.has(index)) });
   }
 
   #carryOut(effect: ArbiterEffect): void {

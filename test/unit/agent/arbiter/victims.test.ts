@@ -63,18 +63,36 @@ describe('sleeping one is possible', () => {
     { why: 'its last sleep failed a moment ago', of: { notSleepBeforeMs: 100_001 }, may: false },
     { why: 'the pause after that is over', of: { notSleepBeforeMs: 100_000 }, may: true },
     { why: 'its GPU resource is gone', on: { resource: false }, may: false },
-    { why: 'the driver does not list its GPU', on: { listed: false }, may: false },
-    { why: 'its GPU is not healthy', on: { usable: false }, may: false },
   ])('$may: $why', ({ of, on, may }) => {
     const one = replica('m', of);
     const step = stepOf(stateOf([gpu(on)], [one]));
     expect(maySleep(step, one)).toBe(may);
   });
 
-  it('only where all its GPUs are well', () => {
+  it('only where all its GPUs have their resource', () => {
     const gang = replica('m', { uuids: ['GPU-0', 'GPU-1'] });
-    const step = stepOf(stateOf([gpu(), gpu({ uuid: 'GPU-1', usable: false })], [gang]));
+    const step = stepOf(stateOf([gpu(), gpu({ uuid: 'GPU-1', resource: false })], [gang]));
     expect(maySleep(step, gang)).toBe(false);
+  });
+
+  it.each<{ why: string; on: Partial<Gpu>; of?: Partial<Replica>; goes: boolean }>([
+    { why: 'idle, on one that the driver does not list', on: { listed: false }, goes: true },
+    { why: 'idle, on one that is not healthy', on: { usable: false }, goes: true },
+    {
+      why: 'busy, on one that the driver does not list',
+      on: { listed: false },
+      of: { demand: busy },
+      goes: false,
+    },
+    { why: 'busy, on one that is not healthy', on: { usable: false }, of: { demand: busy }, goes: false },
+    { why: 'busy, where all are well', on: {}, of: { demand: busy }, goes: true },
+  ])('$goes for who waits on its other GPU: $why', ({ on, of, goes }) => {
+    const gang = replica('m', { uuids: ['GPU-0', 'GPU-1'], ...of });
+    const asleep = replica('w', { phase: 'asleep' });
+    const state = stateOf([gpu(), gpu({ uuid: 'GPU-1', ...on })], [gang, asleep]);
+    const rooms = [openBooks(state).get('GPU-0')!];
+    const choice = chooseVictims(stepOf(state), waiterFor(asleep), rooms, [GiB]);
+    expect(choice !== null).toBe(goes);
   });
 });
 
