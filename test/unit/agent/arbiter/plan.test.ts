@@ -1,55 +1,8 @@
 /** One planning of one node: who starts, who drains, who waits with what is promised to it. */
 import { describe, expect, it } from 'vitest';
-import { plan } from '../../../../agent/decide/arbiter/plan.ts';
 import type { Gpu, Replica } from '../../../../agent/decide/arbiter/state.ts';
-import { GiB, gpu, MiB, replica, stateOf, stepOf } from './pieces.ts';
-
-const now = 100_000;
-const busy = { inFlight: 1, queued: 0, oldestWaitMs: 0, idleMs: 0, requestsTotal: 1 };
-
-/** Sleeps, and a client has waited for so long; needs so many GiB, keeps half a GiB. */
-const waits = (name: string, gib: number, waitedMs = 1_000, rest: Partial<Replica> = {}): Replica =>
-  replica(name, {
-    phase: 'asleep',
-    reservedBytes: (rest.uuids ?? ['GPU-0']).map(() => gib * GiB),
-    residueBytes: 0.5 * GiB,
-    demand: { ...busy, inFlight: 0, queued: 1, oldestWaitMs: waitedMs },
-    demandAtMs: now,
-    stoppedAtMs: 0,
-    ...rest,
-  });
-
-/** Serves, idle for long, and gives back so many GiB. */
-const idle = (name: string, gib: number, rest: Partial<Replica> = {}): Replica =>
-  replica(name, {
-    reservedBytes: (rest.uuids ?? ['GPU-0']).map(() => (gib + 0.5) * GiB),
-    residueBytes: 0.5 * GiB,
-    ...rest,
-  });
-const inTurn = { demand: busy, becameServingAtMs: now - 1 };
-
-/** Its launcher asks, bound, with so many GiB. */
-const asks = (name: string, gib: number, rest: Partial<Replica> = {}): Replica =>
-  replica(name, {
-    phase: 'asking',
-    askedUuids: ['GPU-0'],
-    reservedBytes: [gib * GiB],
-    askedAtMs: now - 1_000,
-    ...rest,
-  });
-
-/** @returns each replica's phase after one planning, and what was said */
-function run(replicas: Replica[], on: Partial<Gpu>[] = [{}]) {
-  const gpus = on.map((rest, index) => gpu({ uuid: `GPU-${index}`, index, measuredAtMs: now, ...rest }));
-  const state = stateOf(gpus, replicas, now);
-  state.settledAtMs = -60_000;
-  for (const [at, one] of replicas.entries()) one.order = at;
-  const step = stepOf(state);
-  plan(step);
-  const said = step.effects.flatMap((effect) => (effect.type === 'explain' ? [effect.message] : []));
-  const phases = Object.fromEntries(replicas.map(({ podUid, phase }) => [podUid, phase]));
-  return { step, phases, said };
-}
+import { GiB, MiB, replica } from './pieces.ts';
+import { asks, busy, idle, inTurn, now, run, waits } from './planning.ts';
 
 describe('a sleeper that waits', () => {
   it('wakes where it fits to the byte, and says for what it waited', () => {
@@ -465,41 +418,4 @@ describe('one found never to fit', () => {
 it('a sliver of room is enough for a residue more or less', () => {
   expect(run([waits('w', 40), idle('a', 39.5 - 64 / 1024)]).phases.w).toBe('waking');
   expect(run([waits('w', 40, 1_000, { residueBytes: 64 * MiB }), idle('a', 39.5)]).phases.w).toBe('waking');
-});
-
-describe('an engine whose sleeps fail', () => {
-  const failing = idle('a', 59.5, { sleepFailures: 2 });
-  const bootsAgain = { bootReady: true, askedAtMs: now - 200_000 };
-  const client = { ...busy, inFlight: 0, queued: 1 };
-
-  it.each<{ why: string; waiter: Replica }>([
-    { why: 'one with clients', waiter: waits('w', 60, 60_000) },
-    { why: 'a boot with clients', waiter: asks('w', 60, { ...bootsAgain, demand: client }) },
-    { why: 'a pinned one', waiter: asks('w', 60, { ...bootsAgain, popular: true }) },
-    { why: 'one that has never booted', waiter: asks('w', 60, { ...bootsAgain, bootReady: false }) },
-  ])('drains for the last time for $why', ({ waiter }) => {
-    const victim = { ...failing };
-    expect(run([waiter, victim]).phases).toMatchObject({ a: 'draining' });
-    expect(victim.leaving).toMatchObject({ for: 'w', last: true });
-  });
-
-  it('and has failed once drains as any other', () => {
-    const victim = { ...failing, sleepFailures: 1 };
-    run([waits('w', 60, 60_000), victim]);
-    expect(victim.leaving).toEqual({ for: 'w', forced: false, inFlight: null, deadlineMs: now + 5_000 });
-  });
-
-  it.each<{ why: string; rest: Partial<Replica> }>([
-    { why: 'boots again for nobody', rest: bootsAgain },
-    { why: 'has failed to boot three times', rest: { ...bootsAgain, bootReady: false, failures: 3 } },
-  ])('stays for one that $why, which holds nothing meanwhile, however old', ({ rest }) => {
-    const { phases } = run([asks('w', 60, rest), { ...failing }, waits('v', 10)]);
-    expect(phases).toEqual({ w: 'asking', a: 'serving', v: 'waking' });
-  });
-
-  it('keeps out nobody for whom others can make room', () => {
-    const boots = asks('w', 19, bootsAgain);
-    const { phases } = run([boots, { ...failing }, idle('b', 18.5)]);
-    expect(phases).toEqual({ w: 'asking', a: 'serving', b: 'draining' });
-  });
 });
