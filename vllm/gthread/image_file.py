@@ -78,15 +78,11 @@ def open_image(path: Path, verify: bool = True) -> Image:
     try:
         status = os.fstat(descriptor)
         size, identity = status.st_size, (status.st_dev, status.st_ino)
-        length, digest = read_head(os.pread(descriptor, index_start(), 0), size)
-        index = os.pread(descriptor, length, index_start())
-        if blake3(index).digest() != digest:
-            raise ImageError(f"{path.name}: its index does not have the hash that it should")
-        layout, facts = decode_index(index, size)
+        layout, facts, start = _read_index(descriptor, path.name, size)
         mapping = memory.map_file(descriptor, size)
     finally:
         os.close(descriptor)
-    image = Image(path, layout, facts, mapping, data_start(length))
+    image = Image(path, layout, facts, mapping, start)
     if verify and identity not in _verified:
         for storage in layout.storages:
             if _hash([image.view(storage)]) != storage.blake3:
@@ -95,6 +91,25 @@ def open_image(path: Path, verify: bool = True) -> Image:
                 raise ImageError(f"{path.name}: the bytes of {names} do not have the hash that they should")
     _verified.add(identity)
     return image
+
+
+def read_layout(path: Path) -> Layout:
+    """Where its tensors lie; nothing is known of their bytes. @raises ImageError, OSError"""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return _read_index(descriptor, path.name, os.fstat(descriptor).st_size)[0]
+    finally:
+        os.close(descriptor)
+
+
+def _read_index(descriptor: int, name: str, size: int) -> tuple[Layout, dict[str, object], int]:
+    """@returns layout, facts, and where the first storage begins"""
+    length, digest = read_head(os.pread(descriptor, index_start(), 0), size)
+    index = os.pread(descriptor, length, index_start())
+    if blake3(index).digest() != digest:
+        raise ImageError(f"{name}: its index does not have the hash that it should")
+    layout, facts = decode_index(index, size)
+    return layout, facts, data_start(length)
 
 
 def _hash(pieces: Iterable[memoryview]) -> str:

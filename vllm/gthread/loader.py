@@ -1,27 +1,34 @@
 """The model loader `gthread`: from an image, if one is there; else from the gthread form, staged or on disk; else as vLLM loads.
 
 An image holds parameters after vLLM's post-processing. A model may start from it only where that leaves nothing behind but
-tensors: without quantisation and without a draft model.
+tensors: without quantisation and without a draft model; nor with LoRA, whose layers are wrapped after loading, nor with an
+offload to the host. The model is made before it is compared with an image, and vLLM registers layers by name as it makes them:
+one that no image fits is loaded as it stands, never made twice.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import time
 import warnings
 from collections.abc import Generator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from vllm.logger import init_logger
+from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.model_executor.model_loader.utils import process_weights_after_loading
+from vllm.model_executor.offloader.base import NoopOffloader, get_offloader
 from vllm.model_executor.utils import weights_already_processed
 from vllm.platforms import current_platform
 from vllm.utils.torch_utils import set_default_torch_dtype
 
 from . import facts, image_file, image_key, plain_gemm, tensors, weights_source
+from .image_layout import Layout
 from .places import Places, SettingError, read_places
 from .tensors import SAFETENSORS_DTYPES
 
@@ -45,6 +52,7 @@ class GThreadLoader(DefaultModelLoader):
         self._places: Places = read_places(os.environ)
         self._main: ModelConfig | None = None
         self._takes_whole = False
+        self._made: nn.Module | None = None
 
     def load_model(self, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str = "") -> nn.Module:
         """@raises SettingError when this vLLM was started without our worker"""
@@ -76,43 +84,58 @@ class GThreadLoader(DefaultModelLoader):
             raise SettingError("--enable-eplb moves experts' weights while they serve; gthread's are an image: leave one out")
         config.model_config.sleep_mode_backend = "gthread"
 
+    def create_model(self, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str = "") -> nn.Module:
+        """The one that no image fitted, as it was made."""
+        made, self._made = self._made, None
+        if made is not None:
+            return made
+        return super().create_model(vllm_config=vllm_config, model_config=model_config, prefix=prefix)
+
     # -- from an image
 
     def _from_image(self, config: VllmConfig, model_config: ModelConfig, prefix: str) -> nn.Module | None:
         """None: there is none, or it does not fit."""
-        if model_config is not config.model_config or model_config.quantization is not None:
+        paths = self._images(config, model_config)
+        if not paths:
             return None
-        if config.speculative_config is not None:
-            return None
-        device = config.device_config.device_type
-        rank = config.parallel_config.rank
-        given = facts.gather(config, rank, device, plain_gemm.PACKING if device == "cpu" else "stock")
-        folders = (self._places.shared_images, self._places.own_images)
-        for path in image_file.find_by_key(folders, image_key.key_of(given)):
-            try:
-                return self._build(config, model_config, prefix, path)
-            except (ImageUnfit, ValueError, OSError) as error:
-                logger.warning("gthread: not loaded from %s: %s", path, error)
-        return None
-
-    def _build(self, config: VllmConfig, model_config: ModelConfig, prefix: str, path: os.PathLike[str]) -> nn.Module:
-        from pathlib import Path
-
-        image = image_file.open_image(Path(path))
         target = torch.device(self.load_config.device or config.device_config.device)
+        registered = _Registered(config)
         if current_platform.is_cpu():
             plain_gemm.install()
         with set_default_torch_dtype(model_config.dtype):
             with target:
-                model = self.create_model(vllm_config=config, model_config=model_config, prefix=prefix)
-            _fill(model, image, target.type)
-            with weights_already_processed():
-                process_weights_after_loading(model, model_config, target)
-        layout, _ = tensors.layout_of(tensors.collect(model, None, target.type))
-        if layout.fingerprint_text() != image.layout.fingerprint_text():
-            raise ImageUnfit("its tensors lie otherwise than this model's")
-        image.unmap_pages()
-        return model.eval()
+                self._made = self.create_model(config, model_config, prefix)
+            image = _fitting(self._made, paths, target.type)
+            if image is None:
+                return None
+            model, self._made = self._made, None
+            try:
+                return _from(image, model, model_config, target)
+            except Exception as error:  # of vLLM's post-processing, whatever it is
+                logger.warning("gthread: not loaded from %s, the model is made again: %s", image.path, error)
+        del model
+        registered.restore()
+        # Its layers know each other: memory for a second model is there when those of the first are gone.
+        gc.collect()
+        torch.accelerator.empty_cache()
+        return None
+
+    def _images(self, config: VllmConfig, model_config: ModelConfig) -> list[Path]:
+        """Of this model; which of them fits is not known yet."""
+        if model_config is not config.model_config or model_config.quantization is not None:
+            return []
+        if config.speculative_config is not None:
+            return []
+        device = config.device_config.device_type
+        given = facts.gather(config, config.parallel_config.rank, device, plain_gemm.PACKING if device == "cpu" else "stock")
+        paths = image_file.find_by_key((self._places.shared_images, self._places.own_images), image_key.key_of(given))
+        if paths and config.lora_config is not None:
+            logger.info("gthread: no image is loaded: LoRA wraps layers after loading")
+            return []
+        if paths and not isinstance(get_offloader(), NoopOffloader):
+            logger.info("gthread: no image is loaded: an offload moves parameters to the host while the model is made")
+            return []
+        return paths
 
     # -- from the gthread form
 
@@ -155,20 +178,67 @@ def _as_tensor(dtype: str, shape: tuple[int, ...], data: memoryview) -> torch.Te
         return torch.frombuffer(data, dtype=torch.uint8).view(known).view(shape)
 
 
-@torch.no_grad()
-def _fill(model: nn.Module, image: image_file.Image, device_type: str) -> None:
-    """Before post-processing: its tensors have the image's shapes already, or the image is unfit."""
-    places = {tensor.name: (storage, tensor) for storage in image.layout.storages for tensor in storage.tensors}
-    missing = set(places)
+class _Registered:
+    """What vLLM knows of layers by their names, as it is now (config/compilation.py): a name given twice ends the boot."""
+
+    def __init__(self, config: VllmConfig) -> None:
+        compilation = config.compilation_config
+        self._layers, self._experts = compilation.static_forward_context, compilation.static_all_moe_layers
+        self._before = dict(self._layers), list(self._experts)
+
+    def restore(self) -> None:
+        layers, experts = self._before
+        self._layers.clear()
+        self._layers.update(layers)
+        self._experts[:] = experts
+
+
+def _fitting(model: nn.Module, paths: list[Path], device_type: str) -> image_file.Image | None:
+    """The first image that has this model's tensors and its hashes. Nothing of the model has changed."""
+    for path in paths:
+        try:
+            _compare(model, image_file.read_layout(path), device_type)
+            return image_file.open_image(path)
+        except (ImageUnfit, ValueError, OSError) as error:
+            logger.warning("gthread: not loaded from %s: %s", path, error)
+    return None
+
+
+def _compare(model: nn.Module, layout: Layout, device_type: str) -> None:
+    """Before post-processing: its tensors have the image's shapes already, or the image is unfit. @raises ImageUnfit"""
+    for name, module in model.named_modules():
+        method = getattr(module, "quant_method", None)
+        # vLLM refuses these itself, when it is too late for another way.
+        if isinstance(method, QuantizeMethodBase) and not method.supports_pre_processed_weights:
+            raise ImageUnfit(f"{type(method).__name__} of {name} leaves more than tensors")
+    missing = {tensor.name: tensor for storage in layout.storages for tensor in storage.tensors}
     for storage in tensors.collect(model, None, device_type):
-        for place, tensor in zip(storage.places, storage.tensors, strict=True):
-            found = places.get(place.name)
-            if found is None:
+        for place in storage.places:
+            at = missing.pop(place.name, None)
+            if at is None:
                 raise ImageUnfit(f"it lacks {place.name}")
-            source, at = found
             if (at.shape, at.dtype) != (place.shape, place.dtype):
                 raise ImageUnfit(f"{place.name} is {at.dtype}{list(at.shape)} there, {place.dtype}{list(place.shape)} here")
-            tensor.data.copy_(tensors.typed_view(tensors.bytes_tensor(image.address(source), source.bytes), at))
-            missing.discard(place.name)
     if missing:
         raise ImageUnfit(f"it has {min(missing)}, which this model lacks")
+
+
+def _from(image: image_file.Image, model: nn.Module, model_config: ModelConfig, target: torch.device) -> nn.Module:
+    """@raises ImageUnfit, and what vLLM's post-processing raises: the model is then neither this image's nor untouched"""
+    _fill(model, image, target.type)
+    with weights_already_processed():
+        process_weights_after_loading(model, model_config, target)
+    layout, _ = tensors.layout_of(tensors.collect(model, None, target.type))
+    if layout.fingerprint_text() != image.layout.fingerprint_text():
+        raise ImageUnfit("its tensors lie otherwise than this model's")
+    image.unmap_pages()
+    return model.eval()
+
+
+@torch.no_grad()
+def _fill(model: nn.Module, image: image_file.Image, device_type: str) -> None:
+    places = {tensor.name: (storage, tensor) for storage in image.layout.storages for tensor in storage.tensors}
+    for storage in tensors.collect(model, None, device_type):
+        for place, tensor in zip(storage.places, storage.tensors, strict=True):
+            source, at = places[place.name]
+            tensor.data.copy_(tensors.typed_view(tensors.bytes_tensor(image.address(source), source.bytes), at))

@@ -16,6 +16,7 @@ def install() -> None:
     """In the worker's process, before a model is made; whatever loader makes it."""
     import torch
     from vllm.model_executor.layers import utils
+    from vllm.model_executor.utils import is_weights_pre_processed
 
     stock = utils.dispatch_cpu_unquantized_gemm
     if getattr(stock, "gthread", False):
@@ -23,7 +24,10 @@ def install() -> None:
 
     def plain(layer: Any, remove_weight: bool) -> None:
         if layer.weight.is_meta or layer.weight.ndim != 2:
+            before = layer.weight.data_ptr()
             stock(layer, remove_weight)  # convolutions: their packed weight is a parameter again
+            if is_weights_pre_processed() and layer.weight.data_ptr() != before:
+                raise RuntimeError("a convolution's weight, packed already, was packed again")
         else:
             layer.cpu_linear = torch.nn.functional.linear
 
