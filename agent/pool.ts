@@ -2,6 +2,7 @@
 import { errorText, type Log } from '#platform/log.ts';
 import {
   adoptImage,
+  announce,
   clearLeftovers,
   makePool,
   makeStaged,
@@ -46,6 +47,8 @@ export interface Pool {
   freeingBytes(): number | null;
   /** A loader that finds a place waits for its bytes. */
   prepare(what: ToStage): void;
+  /** Loaders that wait for these go on waiting. */
+  announce(keys: readonly string[]): void;
   /** A loader that waits goes on to the disk. */
   abandon(what: { key: string; filledBytes: number }): void;
   /** Now and then, so that times of use outlive the agent. */
@@ -198,6 +201,7 @@ export function createPool({ poolDir, alive, onFreed, metrics, log, nowMs }: Poo
     freeingBytes: () => (removals > 0 ? freeing : null),
     prepare: ({ key, bytes }) =>
       void guarded('making a place in the pool', () => makeStaged(poolDir, key, bytes)),
+    announce: (keys) => announce(poolDir, keys),
     abandon: ({ key, filledBytes }) =>
       void free('an eviction', filledBytes, () => abandonStaged(stagedFolder(poolDir, key))),
     used(what) {

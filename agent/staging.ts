@@ -243,6 +243,7 @@ export function startStaging(parts: StagingParts): Staging {
     if (todo.stop) stager.stop();
     todo.evict.forEach(pool.evict);
     todo.prepare.forEach(pool.prepare);
+    pool.announce(todo.coming);
     for (const entry of listing.staged) if (todo.abandon.includes(entry.key)) pool.abandon(entry);
     refusals(refusalsToTell(todo, facts.pods ?? []));
     boots(todo.boots);

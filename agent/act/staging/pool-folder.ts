@@ -120,6 +120,18 @@ export const removeImages = (root: string, engineHash: string): Promise<void> =>
 export const removePodFolder = (root: string, podUid: string): Promise<void> =>
   takeAway(join(root, poolFolders.pods, podUid));
 
+/** Tells loaders that wait for these weights that they come: by the time of `progress`. What is not there is not missed. */
+export function announce(root: string, keys: Iterable<string>): void {
+  const now = new Date();
+  for (const key of keys) {
+    try {
+      utimesSync(join(stagedFolder(root, key), 'progress'), now, now);
+    } catch {
+      // evicted meanwhile
+    }
+  }
+}
+
 /** Their time of use is now; it outlives the agent. What is not there is not missed. */
 export function touch(root: string, used: { keys: Iterable<string>; engineHashes: Iterable<string> }): void {
   const now = new Date();

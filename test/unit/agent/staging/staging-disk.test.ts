@@ -1,5 +1,14 @@
 /** The agent's staging as a whole: pods come, boot, write images, go; the agent is begun anew in between. */
-import { existsSync, mkdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { Registry } from 'prom-client';
 import { afterEach, describe, expect, it } from 'vitest';
@@ -128,6 +137,11 @@ describe('staging on a node', () => {
     await until('first bytes', () => at.filled(1) > 0);
     agent.staging.granted(podUid(2));
     expect(at.progress(2)).not.toBeNull();
+    // Its loader waits as long as this goes on.
+    const path = join(at.poolDir, 'staged', key(2), 'progress');
+    utimesSync(path, 1, 1);
+    agent.list(object(1), object(2));
+    expect(statSync(path).mtimeMs).toBeGreaterThan(1_000);
     await until('both', () => at.progress(1) === 1 && at.progress(2) === 1);
   });
 
