@@ -22,7 +22,8 @@ export interface Loop<State> {
 
 export interface LoopParts<State> {
   initial: State;
-  decide(state: State, event: ArbiterEvent): { state: State; effects: ArbiterEffect[] };
+  /** @param effects is filled; what is in it when this throws was begun in the state already */
+  decide(state: State, event: ArbiterEvent, effects: ArbiterEffect[]): { state: State };
   /** Every effect but `timer`, which is the loop's own. */
   carryOut(effect: Exclude<ArbiterEffect, { type: 'timer' }>, atMs: number): void;
   /** After each step, for metrics and for what is published. */
@@ -62,11 +63,9 @@ export function createLoop<State>(parts: LoopParts<State>): Loop<State> {
 
   const step = (event: ArbiterEvent): void => {
     handledAtMs = event.atMs;
-    let effects: ArbiterEffect[] = [];
+    const effects: ArbiterEffect[] = [];
     guarded(`decide ${event.type}`, () => {
-      const decision = decide(state, event);
-      state = decision.state;
-      effects = decision.effects;
+      ({ state } = decide(state, event, effects));
     });
     for (const effect of effects) {
       guarded(`effect ${effect.type}`, () => {

@@ -32,7 +32,7 @@ const silenceMsMax = 60_000;
 export interface Arbiter<State> {
   /** @param canary each boot and wake is followed by a canary's question */
   initial(startedAtMs: number, canary: boolean): State;
-  decide(state: State, event: ArbiterEvent): { state: State; effects: ArbiterEffect[] };
+  decide(state: State, event: ArbiterEvent, effects: ArbiterEffect[]): { state: State };
   ledger(state: State): readonly Books[];
   /** By GPU UUID. @param wallClock monotonic ms as wall clock, RFC 3339 */
   occupants(state: State, wallClock: (monotonicMs: number) => string): Record<string, GpuOccupant[]>;
@@ -102,10 +102,10 @@ function loopOf<State>(rooms: Rooms<State>, parts: AgentParts<State>): Loop<Stat
   });
   return createLoop<State>({
     initial: arbiter.initial(nowMs(), environment.canary),
-    decide(state, event) {
+    decide(state, event, effects) {
       rooms.metrics.heard(event);
       rooms.staging.heard(event);
-      return arbiter.decide(state, event);
+      return arbiter.decide(state, event, effects);
     },
     carryOut(effect, atMs) {
       rooms.metrics.did(effect, atMs);

@@ -155,26 +155,28 @@ function setTimer(step: Step): void {
 /**
  * @param state changed in place and returned
  * @param event in the order in which it came; time never runs backwards, an earlier `atMs` counts as the latest
+ * @param effects filled as they are decided: should this throw, what was begun is in there and must be carried out all the same
  * @returns effects to be carried out in order
  */
 export function decide(
   state: ArbiterState,
   event: ArbiterEvent,
+  effects: ArbiterEffect[] = [],
 ): { state: ArbiterState; effects: ArbiterEffect[] } {
   const now = Math.max(state.nowMs, event.atMs);
-  const step: Step = { state, now, effects: [], nextMs: Number.POSITIVE_INFINITY, changed: false };
+  const step: Step = { state, now, effects, nextMs: Number.POSITIVE_INFINITY, changed: false };
   const beforeMs = state.nowMs;
   state.nowMs = now;
   const timerMs = state.timerMs;
   forgiveStall(step, timerMs, beforeMs);
   take(step, event);
   const isTime = timerMs !== null && now >= timerMs;
-  if (!step.changed && !isTime) return { state, effects: step.effects };
+  if (!step.changed && !isTime) return { state, effects };
   step.changed = true;
   if (isTime) state.timerMs = null;
   if (state.bindingsStale) refreshBindings(state);
   if (state.settled) drive(step);
   driveMeasuring(step);
   setTimer(step);
-  return { state, effects: step.effects };
+  return { state, effects };
 }

@@ -143,6 +143,8 @@ it(`six Models on two GPUs, ${minutes} minutes of mixed streams: each whole and 
     ...all.map(({ firstMs, endMs, silenceMs }) => Math.max(firstMs ?? endMs, silenceMs)),
   );
   const bound = boundMs(after.switchMs);
+  // Slower than the last bucket, or none at all: nothing would be bounded.
+  expect(bound).toBeLessThan(Number.POSITIVE_INFINITY);
   const { tokens, faults } = await audit();
   console.log(
     `${figures(answers)}\n${all.length} streams, ${all.reduce((sum, { pieces }) => sum + pieces, 0)} tokens, ${after.wakes - before.wakes} wakes, ${after.preempted - before.preempted} preemptions in ${minutes} minutes; longest wait ${(longestMs / 1_000).toFixed(1)} s of at most ${(bound / 1_000).toFixed(1)} s; ${tokens} tokens in the GPUs' logs`,

@@ -14,7 +14,7 @@ import {
   type Phase,
   smooth,
 } from '../../../../agent/decide/arbiter/state.ts';
-import type { ArbiterEvent } from '../../../../agent/decide/arbiter/words.ts';
+import type { ArbiterEffect, ArbiterEvent } from '../../../../agent/decide/arbiter/words.ts';
 import { GiB, gpu, replica, stateOf, stepOf } from './pieces.ts';
 
 const now = 100_000;
@@ -23,6 +23,16 @@ const types = (state: ArbiterState, event: object): string[] =>
   decide(state, { atMs: now, ...event } as ArbiterEvent).effects.map(({ type }) => type);
 
 describe('a step', () => {
+  it('leaves what it has decided with its caller, should it throw', () => {
+    const wakes = replica('w', { phase: 'asleep', demand: { ...busy, inFlight: 0, queued: 1 }, order: 1 });
+    const broken = Object.assign(replica('b', { uuids: [], order: 2 }), { told: null });
+    const state = stateOf([gpu({ measuredAtMs: now })], [wakes, broken], now);
+    const effects: ArbiterEffect[] = [];
+    expect(() => decide(state, { type: 'tick', atMs: now }, effects)).toThrow();
+    expect(wakes.phase).toBe('waking');
+    expect(effects.map(({ type }) => type)).toContain('wake-engine');
+  });
+
   it('never goes back in time', () => {
     const state = initialState({ startedAtMs: 500 });
     expect([state.nowMs, state.startedAtMs, initialState().nowMs, initialState().startedAtMs]).toEqual([

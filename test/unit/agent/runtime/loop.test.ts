@@ -6,15 +6,16 @@ import { afterwards, cleanUp, keptLog, until } from './until.ts';
 afterEach(cleanUp);
 
 /** A loop whose decisions the test gives, and what came of them. */
-function start(decide: (event: ArbiterEvent, heard: string[]) => ArbiterEffect[]) {
+function start(decide: (event: ArbiterEvent, begun: ArbiterEffect[]) => ArbiterEffect[]) {
   const heard: string[] = [];
   const done: string[] = [];
   const { log, lines } = keptLog();
   const loop = createLoop<string[]>({
     initial: heard,
-    decide(state, event) {
+    decide(state, event, effects) {
       state.push(event.type);
-      return { state, effects: decide(event, state) };
+      effects.push(...decide(event, effects));
+      return { state };
     },
     carryOut(effect) {
       done.push(effect.type);
@@ -79,6 +80,15 @@ describe('the loop', () => {
     expect(heard).toEqual(['settled', 'tick']);
     expect(done).toEqual(['remember', 'ask-engine']);
     expect(lines.map(({ what }) => what)).toEqual(['decide settled', 'effect remember']);
+  });
+
+  it('carries out what was decided before a throw: the state knows of it already', () => {
+    const { loop, done } = start((_, begun) => {
+      begun.push({ type: 'ask-engine', podUid: 'p' });
+      throw new Error('bug');
+    });
+    loop.post({ type: 'tick' });
+    expect(done).toEqual(['ask-engine']);
   });
 
   it('bounds what effects may cause at once', () => {
