@@ -64,7 +64,8 @@ function walk(facts: StagingFacts, wishes: readonly Wish[], room: Room, plan: St
     if (step.refused) refuse(facts, plan, wish, step);
     if (!step.take) continue;
     freeBytes += freed(step.evict) - step.take.lacking;
-    if (wish.rank === 0 && step.begun) plan.coming.push(wish.key);
+    // Of what is under way its bytes tell.
+    if (wish.rank === 0 && step.begun && wish.key !== facts.running) plan.coming.push(wish.key);
     if (chosen === null) choose(facts, plan, step, step.take.what);
     else if (wish.rank === 0 && !step.begun && step.evict.length === 0) plan.prepare.push(step.take.what);
     chosen ??= wish.key;

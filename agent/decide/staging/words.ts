@@ -146,7 +146,7 @@ export interface StagingPlan {
   stage: ToStage | null;
   /** Their turn comes, so their loaders are to wait: places to make, without a byte in them yet. */
   prepare: ToStage[];
-  /** Keys that booting engines wait for and whose bytes come, now or in their turn: their loaders are told so at each look. */
+  /** Keys that booting engines wait for and whose bytes come in their turn: their loaders are told so at each look. */
   coming: string[];
   /** Keys whose loaders must wait no longer: there is no room after all. */
   abandon: string[];

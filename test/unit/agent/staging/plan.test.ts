@@ -105,19 +105,20 @@ describe('a staging under way', () => {
     expect(after.refused[0]?.reason).toBe('NoRoomToStage');
   });
 
-  it('is announced to those who boot with it, and so is what comes after it, as long as it comes', () => {
+  it('has what comes after it announced to those who boot with that, as long as it comes', () => {
     const half = (n: number) => staged(n, { filledBytes: 5 * GiB, state: 'under way' });
     const pods = [pod(1, { phase: 'boots' }), pod(2, { phase: 'boots' }), pod(3)];
     const coming = (entries: StagedEntry[], more: Parameters<typeof facts>[0] = {}) =>
       planStaging(facts({ pods, pool: { staged: entries }, running: key(1), ...more })).coming;
     const both = [half(1), half(2)];
-    expect(coming([...both, half(3)])).toEqual([key(1), key(2)]);
+    expect(coming([...both, half(3)])).toEqual([key(2)]);
+    expect(coming(both, { running: null })).toEqual([key(1), key(2)]);
     expect(coming([...both, half(3)], { running: key(3), boundBytes: 90 * GiB })).toEqual([key(1), key(2)]);
     expect(coming([staged(1), half(2)])).toEqual([key(2)]);
     expect(coming([])).toEqual([]);
-    expect(coming(both, { failures: [{ key: key(2), atMs: 600_000 }] })).toEqual([key(1)]);
-    expect(coming(both, { boundBytes: 35 * GiB })).toEqual([key(1)]);
-    expect(coming(both, { boundBytes: 35 * GiB - 1 })).toEqual([]);
+    expect(coming(both, { failures: [{ key: key(2), atMs: 600_000 }] })).toEqual([]);
+    expect(coming(both, { boundBytes: 40 * GiB })).toEqual([key(2)]);
+    expect(coming(both, { boundBytes: 40 * GiB - 1 })).toEqual([]);
     expect(coming(both, { pods: null })).toEqual([]);
   });
 
