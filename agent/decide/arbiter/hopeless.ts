@@ -18,6 +18,13 @@ interface Never {
 const needs = (replica: Replica, bytes: number, gpu: Gpu): string =>
   `${replica.model} needs ${formatGiB(bytes)} on ${onGpus([gpu])}`;
 
+/** Seen for so long by measurements that began in this time: one that was heard late tells of before. Wants one if need be. */
+function hasStood(step: Step, gpu: Gpu): boolean {
+  const untilMs = gpu.foreignSinceMs + strangerMs;
+  if (isDue(step, untilMs) && gpu.measuredAtMs < untilMs) gpu.wantedMs = Math.max(gpu.wantedMs, untilMs);
+  return gpu.measuredAtMs >= untilMs;
+}
+
 function neverFits(step: Step, replica: Replica, rooms: Room[]): Never | null {
   for (const room of rooms) {
     const need = barelyBytes(replica, room);
@@ -28,7 +35,7 @@ function neverFits(step: Step, replica: Replica, rooms: Room[]): Never | null {
       return { reason: 'NeverFits', message };
     }
     if (need <= attainableBytes(replica, room, true)) continue;
-    if (!isDue(step, gpu.foreignSinceMs + strangerMs)) continue;
+    if (!hasStood(step, gpu)) continue;
     const message = `${needs(replica, need, gpu)}; processes of no model hold ${formatGiB(gpu.foreignBytes)} there: end them`;
     return { reason: 'StrangerHoldsMemory', message };
   }

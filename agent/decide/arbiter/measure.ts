@@ -74,7 +74,7 @@ function measureReplica(
       if (replica.readyAtMs !== null) finishBoot(step, replica, peak);
       return;
     case 'freeing':
-      judgeFreeing(step, replica, before);
+      judgeFreeing(step, replica, { before, startedAtMs });
       return;
     case 'proving':
       replica.proven = true;

@@ -1,6 +1,6 @@
 /** What the API server and the driver list: pods, GPU resources, GPUs. */
 import { claimBytes } from './ledger.ts';
-import { leaseGraceMs } from './limits.ts';
+import { leaseGraceMs, stillBytes } from './limits.ts';
 import { type ArbiterState, type Gpu, isDue, newReplica, type Replica, type Step } from './state.ts';
 import type { ArbiterEvent, GpuFact, PodFact } from './words.ts';
 
@@ -73,7 +73,9 @@ export function forgetGone(step: Step): void {
       const gpu = state.gpus.get(uuid);
       if (!gpu) continue;
       // Until the next measurement what it held is still counted, as nobody's.
-      gpu.foreignBytes += claimBytes(replica, gpu);
+      const bytes = claimBytes(replica, gpu);
+      gpu.foreignBytes += bytes;
+      if (bytes > stillBytes) gpu.foreignSinceMs = step.now;
       gpu.changedAtMs = step.now;
       gpu.wantedMs = step.now;
     }

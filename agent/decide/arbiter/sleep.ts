@@ -175,10 +175,15 @@ export function residueLimitBytes(replica: Replica): number {
 
 /**
  * One more measurement of one that falls asleep; it began after the last change. A known residue needs to be seen once; a
- * first one twice alike. What has not fallen when the time is over stays what it is.
- * @param before bytes of the measurement before; empty: this is the first
+ * first one twice alike. What has not fallen in a measurement that began when the time was over stays what it is: one that was
+ * heard late tells of before.
+ * @param of `before`: bytes of the measurement before; empty: this is the first
  */
-export function judgeFreeing(step: Step, replica: Replica, before: number[]): void {
+export function judgeFreeing(
+  step: Step,
+  replica: Replica,
+  { before, startedAtMs }: { before: number[]; startedAtMs: number },
+): void {
   // Its sidecar may still say that an agent before us has sent it a wake.
   const untold = replica.found && !replica.attached;
   if (untold && !isDue(step, unheardUntilMs(step.state, replica))) return;
@@ -187,8 +192,8 @@ export function judgeFreeing(step: Step, replica: Replica, before: number[]): vo
   const still =
     before.length > 0 && before.every((bytes, at) => Math.abs(bytes - replica.bytes[at]!) <= stillBytes);
   const fallen = kept <= residueLimitBytes(replica);
-  if (known || (still && fallen) || isDue(step, replica.phaseSinceMs + freeingMsMax))
-    atRest(step, replica, kept);
+  const over = startedAtMs >= replica.phaseSinceMs + freeingMsMax;
+  if (known || (still && fallen) || over) atRest(step, replica, kept);
 }
 
 /** Its memory rests: it is asleep with this residue, or did not sleep at all. */

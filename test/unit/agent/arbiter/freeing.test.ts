@@ -67,6 +67,15 @@ describe('one that falls asleep', () => {
     if (rests) expect(one.proven).toBe(true);
   });
 
+  it('is not judged, when the machine stood still, by a measurement that began before its time was over', () => {
+    const one = replica('m', { ...falling, phaseSinceMs: now - 25_000, bytes: [11 * GiB] });
+    const state = stateOf([gpu()], [one], now);
+    hear(state, [measured({ m: 11 * GiB })], now - 15_001);
+    expect([one.phase, one.mustRestart]).toEqual(['freeing', null]);
+    hear(state, [measured({ m: 11 * GiB })], now - 15_000);
+    expect([one.phase, one.mustRestart?.reason]).toEqual(['asleep', 'ResidueKept']);
+  });
+
   it('keeps its figures: how long it took, what it leaves, and the first of it', () => {
     const one = replica('m', {
       ...falling,

@@ -134,7 +134,7 @@ describe('a pod that nobody speaks for', () => {
     { why: 'is kept where nobody lists', state: { podsListed: false }, forgotten: false },
   ])('$why', ({ of, state: rest, forgotten, againMs }) => {
     const one = replica('m', { ...gone, uuids: ['GPU-9', 'GPU-0'], ...of });
-    const card = gpu({ foreignBytes: GiB, changedAtMs: 1, wantedMs: 1 });
+    const card = gpu({ foreignBytes: GiB, foreignSinceMs: 1, changedAtMs: 1, wantedMs: 1 });
     const state = node([card], [one], { podsListed: true, ...rest });
     const step = stepOf(state);
     forgetGone(step);
@@ -146,6 +146,15 @@ describe('a pod that nobody speaks for', () => {
     expect([card.foreignBytes / GiB, card.changedAtMs, card.wantedMs]).toEqual(
       forgotten ? [21, now, now] : [1, 1, 1],
     );
+    // Nobody fails for a stranger that has only just come into the books.
+    expect(card.foreignSinceMs).toBe(forgotten ? now : 1);
+  });
+
+  it('and held nothing makes no stranger older or younger', () => {
+    const one = replica('m', { ...gone, phase: 'absent', proven: true, bytes: [0] });
+    const card = gpu({ foreignBytes: GiB, foreignSinceMs: 1 });
+    forgetGone(stepOf(node([card], [one], { podsListed: true })));
+    expect([card.foreignBytes, card.foreignSinceMs]).toEqual([GiB, 1]);
   });
 });
 
@@ -419,6 +428,12 @@ describe('a need that can never be met', () => {
     },
     { why: 'not for 10 s yet', on: { foreignSinceMs: now - 9_999 }, hopeless: false, said: 0 },
     {
+      why: 'what was measured after 10 s is not known yet',
+      on: { foreignSinceMs: now - 10_000, measuredAtMs: now - 1 },
+      hopeless: false,
+      said: 0,
+    },
+    {
       why: 'it was said',
       on: { foreignSinceMs: 0 },
       of: { failure: { reason: 'StrangerHoldsMemory', message: 'x', retryAtMs: now + 1 } },
@@ -447,7 +462,7 @@ describe('a need that can never be met', () => {
       said: 1,
     },
   ])('is the fault of strangers: $hopeless, $why', ({ on, of, hopeless, said }) => {
-    const run = judge(of ?? {}, { foreignBytes: 60 * GiB + 1, ...on });
+    const run = judge(of ?? {}, { foreignBytes: 60 * GiB + 1, measuredAtMs: now, ...on });
     expect(run.hopeless).toBe(hopeless);
     expect(run.step.effects).toHaveLength(said);
     if (said)
