@@ -57,6 +57,8 @@ export class SimEngine {
   leakedBytes = 0;
   /** It talks nonsense since a wake. */
   garbled = false;
+  /** Something was injected: what is lost with it is not the arbiter's doing. */
+  struck = false;
   running = new Map<number, Running>();
   faults: OneShotFault[];
   /** Which agent's life started the transition under way. */
@@ -81,7 +83,9 @@ export class SimEngine {
 
   #takeFault(...kinds: OneShotFault[]): OneShotFault | null {
     const at = this.faults.findIndex((fault) => kinds.includes(fault));
-    return at === -1 ? null : this.faults.splice(at, 1)[0]!;
+    if (at === -1) return null;
+    this.struck = true;
+    return this.faults.splice(at, 1)[0]!;
   }
 
   /** Memory comes in two steps while it loads; then it answers /health. */
@@ -256,8 +260,10 @@ export class SimEngine {
     this.#deathWatch = [run];
   }
 
+  /** @param tail its last words; empty: it was told to end */
   die(tail: string): void {
     if (this.condition === 'dead') return;
+    if (tail !== '') this.struck = true;
     this.#ground.clock.cancel(this.#move);
     this.#pause();
     this.#settle('dead');

@@ -18,7 +18,7 @@ export interface PodGround extends Ground {
   /** To the agent; lost when it is dead. */
   post(event: PodEvent): void;
   agentLife(): number;
-  ended(client: Client, outcome: Outcome): void;
+  ended(pod: SimPod, client: Client, outcome: Outcome): void;
   /** Its first engine is awake. */
   bootedFirst(pod: SimPod): void;
   /** All its containers have ended. */
@@ -50,6 +50,10 @@ export class SimPod {
   deleting = false;
   isOver = false;
   engine: SimEngine | null = null;
+  /** The engine it has, or had last. */
+  #lastEngine: SimEngine | null = null;
+  /** Something was injected into one of its engines. */
+  everStruck = false;
   door: FrontDoor | null = null;
   /** Faults armed for engines of this pod; `alwaysFails`: every boot. */
   faults: OneShotFault[] = [];
@@ -96,6 +100,16 @@ export class SimPod {
     this.#random = options.random;
     this.alwaysFails = options.alwaysFails;
     this.#openDoor();
+  }
+
+  /** Something was injected into its engine, or into its last one. */
+  get isStruck(): boolean {
+    return this.#lastEngine?.struck ?? false;
+  }
+
+  strike(): void {
+    this.everStruck = true;
+    if (this.#lastEngine) this.#lastEngine.struck = true;
   }
 
   get uuids(): string[] {
@@ -153,7 +167,7 @@ export class SimPod {
     this.door = new FrontDoor({
       clock: this.#ground.clock,
       engine: () => this.engine,
-      ended: (client, outcome) => this.#ground.ended(client, outcome),
+      ended: (client, outcome) => this.#ground.ended(this, client, outcome),
       send: (message) => {
         const podUid = this.uid;
         if ('demand' in message) {
@@ -307,6 +321,7 @@ export class SimPod {
     this.#readySaid = false;
     if (this.alwaysFails) this.faults.push('boot-fails');
     this.engine = new SimEngine(this.uid, this.model, this.#ground, this.faults);
+    this.#lastEngine = this.engine;
     this.engine.knownStrangers = this.knownStrangers;
     this.#post({ type: 'started', podUid: this.uid }, 'launcher');
     this.engine.boot();
@@ -343,6 +358,7 @@ export class SimPod {
 
   /** What is running is lost with the engine; its launcher says so and asks again after a pause. */
   engineDied(engine: SimEngine, tail: string): void {
+    if (engine.struck) this.everStruck = true;
     if (this.engine !== engine) return;
     this.engine = null;
     this.#grant = null;
@@ -379,6 +395,7 @@ export class SimPod {
     this.disconnectLauncher(false);
     this.#launcherUp = false;
     const { engine } = this;
+    this.strike();
     this.engine = null;
     this.#grant = null;
     this.#starts = 0;

@@ -7,6 +7,7 @@ import type { SimEngine } from './engine.ts';
 import type { Client, Outcome } from './frontdoor.ts';
 import { SimGpu } from './gpu.ts';
 import { Host } from './host.ts';
+import { judgeEnd } from './outcomes.ts';
 import { SimPod, settingsOf } from './pod.ts';
 import { type Random, randomFor } from './random.ts';
 import { sharesGpu } from './rules.ts';
@@ -26,6 +27,9 @@ export class World {
   violation: Violation | null = null;
   timeline: string[] | null;
   clients: Client[] = [];
+  /** GPUs that were out of use, and that strangers were on, at any time. */
+  readonly gpusLost = new Set<number>();
+  readonly gpusStranged = new Set<number>();
   #resourceGone = new Set<number>();
   #podCount = 0;
   #events = 0;
@@ -88,7 +92,7 @@ export class World {
     ready: (engine: SimEngine) => this.#podOf(engine)?.engineReady(engine),
     finished: (engine: SimEngine, request: number) => this.#podOf(engine)?.door?.finished(request, 'served'),
     note: (text: string) => this.note(() => text),
-    ended: (client: Client, outcome: Outcome) => this.#ended(client, outcome),
+    ended: (pod: SimPod, client: Client, outcome: Outcome) => this.#ended(pod, client, outcome),
     bootedFirst: (pod: SimPod) => this.#replaceOld(pod),
     over: (pod: SimPod) => this.#over(pod),
   };
@@ -134,9 +138,8 @@ export class World {
     this.#podOf(engine)?.engineDied(engine, tail);
   }
 
-  #ended(client: Client, outcome: Outcome): void {
-    if (client.outcome !== null)
-      this.refuse('request', `request ${client.id} ended twice: ${client.outcome}, ${outcome}`);
+  #ended(pod: SimPod, client: Client, outcome: Outcome): void {
+    judgeEnd(this, pod, client, outcome);
     client.outcome = outcome;
     this.#afterEnd.get(client)?.();
     this.#afterEnd.delete(client);
@@ -310,6 +313,7 @@ export class World {
       this.clock.after(action.forMs, run);
     };
     if (action.type === 'stranger') {
+      this.gpusStranged.add(action.gpu);
       gpu.strangerBytes = Math.min(action.bytes, gpu.strangerBytes + gpu.freeBytes);
       restore(() => {
         gpu.strangerBytes = 0;
@@ -322,6 +326,7 @@ export class World {
         this.#changed();
       });
     } else {
+      this.gpusLost.add(action.gpu);
       if (action.type === 'gpu-unusable') gpu.usable = false;
       else {
         gpu.present = false;
