@@ -20,7 +20,7 @@ export const turnsOf = (number: number): [Turn, Turn] =>
 
 const median = (values: number[]): number => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)]!;
 
-/** The first round of each is not counted. The last line is for machines; a ratio of 1 says that a wake takes as long as the memcpy. */
+/** The first round of each is not counted. The last line is for machines; a ratio above 1 says that a wake is faster than the memcpy. */
 export function resultLines(
   copied: readonly Round[],
   mapped: readonly Round[],
