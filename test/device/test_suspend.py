@@ -1,5 +1,6 @@
 """A CUDA checkpoint of a whole vLLM at level 1, by the driver that is here: what vLLM's own sleep leaves on the GPU goes, and comes
-back. Not run yet: no GPU was there when it was written. Where the driver offers none, each test is skipped with the reason."""
+back. The GPU must be this test's alone, since it is measured as a whole: in a container nvidia-smi names no process. Not run yet:
+no GPU was there when it was written. Where the driver offers no checkpoints, each test is skipped with the reason."""
 
 from __future__ import annotations
 
@@ -16,18 +17,13 @@ from gthread import checkpoint
 PROMPTS = ["hello world", "the quick brown fox jumps over", "a lazy dog " * 30]
 FLAGS = ["--dtype", "float32", "--gpu-memory-utilization", "0.5"]
 GTHREAD = ["--load-format", "gthread", "--worker-cls", "gthread.worker.GThreadWorker"]
-CONTEXTS_BYTES_MAX = 64 * 1024**2  # what the driver itself may hold beside no process
+DRIVER_BYTES_MAX = 64 * 1024**2  # what the driver itself may hold more of once a process has been there
 
 
 def used_bytes() -> int:
     """Of GPU 0, whoever uses them."""
     command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-i", "0"]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) * 1024**2
-
-
-def compute_processes() -> set[int]:
-    command = ["nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader"]
-    return {int(line) for line in subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()}
 
 
 @pytest.fixture(scope="module", params=[FLAGS, [*FLAGS, *GTHREAD]], ids=["vllm", "gthread"])
@@ -40,6 +36,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     made = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     env = {"GREENTHREAD_IMAGE_DIR": "/dev/shm/gthread-device-suspend"}
     folder = tmp_path_factory.mktemp("suspend")
+    before = used_bytes()
     begun = engines.Engine(folder, "suspend", Path(made), request.param, env, python=Path(sys.executable), eager=False)
     begun.wait()
     answer = checkpoint.perform("suspend", checkpoint.descendants(os.getpid()), 1)
@@ -48,6 +45,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         pytest.skip(f"{answer['reason']}: {answer['message']}")
     assert answer["outcome"] == "done", answer
     assert timed("resume") >= 0
+    begun.before_bytes = before
     yield begun
     begun.stop()
 
@@ -62,28 +60,19 @@ def timed(operation: str) -> float:
 
 def test_nothing_is_left_on_the_gpu_and_answers_stay_the_same(engine) -> None:
     answers = [engine.complete(prompt) for prompt in PROMPTS]
-    pids = set(checkpoint.descendants(os.getpid()))
-    others = compute_processes() - pids
     for _ in range(3):
         engine.sleep(1)
         asleep = used_bytes()
         suspend = timed("suspend")
         suspended = used_bytes()
-        assert compute_processes() & pids == set()
-        assert suspended < asleep
-        if not others:
-            assert suspended <= CONTEXTS_BYTES_MAX + reserved_bytes()
         resume = timed("resume")
         wake = engine.wake()
         assert [engine.complete(prompt) for prompt in PROMPTS] == answers
-        left = f"level 1 leaves {asleep >> 20} MiB, suspended {suspended >> 20}"
+        # A sleeping engine keeps its context at least: else something else was measured.
+        assert asleep > engine.before_bytes + DRIVER_BYTES_MAX
+        assert suspended <= engine.before_bytes + DRIVER_BYTES_MAX
+        left = f"{engine.before_bytes >> 20} MiB before the boot, {asleep >> 20} at level 1, {suspended >> 20} suspended"
         print(f"{left}; suspend {suspend:.2f} s, resume {resume:.2f} s, wake {wake:.2f} s")
-
-
-def reserved_bytes() -> int:
-    """What `used` counts without any process; from driver 515 on the reserved share is apart."""
-    command = ["nvidia-smi", "--query-gpu=memory.reserved", "--format=csv,noheader,nounits", "-i", "0"]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) * 1024**2
 
 
 def test_streams_go_on_over_a_suspend(engine) -> None:
