@@ -1,4 +1,7 @@
 /** The real vLLM with our plug-in on CPU: what the simulated one is held to, and what the plug-in adds. */
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { randomModel, vllmPython } from '../../hack/installation/vllm.ts';
 import { conformance } from '../contract/engine/conformance.ts';
@@ -6,7 +9,14 @@ import { contextTokens, greedy } from '../contract/engine/conformance-subject.ts
 import { RealEngine, weightsBytesOf, workerBytes } from './real-engine.ts';
 
 let engine: RealEngine | undefined;
-afterAll(() => engine?.end());
+/** Where its image should lie there is a file at first, which root cannot write through either. */
+const folder = mkdtempSync(join(tmpdir(), 'images-'));
+const images = join(folder, 'images');
+writeFileSync(images, '');
+afterAll(async () => {
+  await engine?.end();
+  rmSync(folder, { recursive: true });
+});
 
 conformance('the real vLLM', async () => {
   const python = await vllmPython();
@@ -16,9 +26,15 @@ conformance('the real vLLM', async () => {
     model,
     // `auto` would make 16 bits of the model's 32.
     flags: ['--load-format', 'gthread', '--dtype', 'float32', '--max-model-len', String(contextTokens)],
+    env: { GREENTHREAD_IMAGE_DIR: images },
   });
   const { pid } = engine;
-  return { engine, held: async () => workerBytes(pid), weightsBytes: weightsBytesOf(model) };
+  return {
+    engine,
+    held: async () => workerBytes(pid),
+    weightsBytes: weightsBytesOf(model),
+    letSleep: async () => rmSync(images, { force: true, recursive: true }),
+  };
 });
 
 /** Both ways past the scheduler that made a stock vLLM answer 200 with wrong tokens. */

@@ -2,12 +2,10 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import type { ChatStream } from '../engine-client.ts';
 import { until } from '../gpu-node.ts';
-import { greedy, type Subject } from './conformance-subject.ts';
+import { bytesOff, greedy, type Subject } from './conformance-subject.ts';
 
 /** More tokens than any of these tests waits for. */
 const endless = { max_tokens: 1500, ...greedy };
-/** A measured fall or rise may miss the weights' size by this: allocators, threads, pages at the ends of tensors. */
-const bytesOff = 48 * 2 ** 20;
 
 export function sleeping(subject: () => Subject): void {
   const state = async (name: string): Promise<number> => {

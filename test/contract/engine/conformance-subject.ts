@@ -8,7 +8,12 @@ export interface Subject {
   held(): Promise<number>;
   /** Of its weights, on each GPU. */
   weightsBytes: number;
+  /** Until this is called each of its sleeps fails before anything is freed, as where an image cannot be written. */
+  letSleep(): Promise<void>;
 }
+
+/** A measured fall or rise may miss the weights' size by this: allocators, threads, pages at the ends of tensors. */
+export const bytesOff = 48 * 2 ** 20;
 
 export const contextTokens = 2048;
 

@@ -13,10 +13,12 @@ conformance('the simulated vLLM', async () => {
   const created = await GpuNode.create('--gpus', 'a40:1');
   node = created;
   const sim = { weightsMiB };
+  await created.set(0, 'engine.sleepFails=true');
   const engine = await created.engine({ config: { max_position_embeddings: contextTokens }, sim }).ready();
   return {
     engine,
     held: async () => (await created.processes()).get(engine.pid)! * MiB,
     weightsBytes: weightsMiB * MiB,
+    letSleep: () => created.set(0, 'engine.sleepFails=false'),
   };
 });

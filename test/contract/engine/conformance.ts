@@ -5,6 +5,7 @@
 import { beforeAll, describe } from 'vitest';
 import { admin } from './conformance-admin.ts';
 import { refusals } from './conformance-refusals.ts';
+import { refusingSleep } from './conformance-refused-sleep.ts';
 import { serving } from './conformance-serving.ts';
 import { sleeping } from './conformance-sleep.ts';
 import type { Subject } from './conformance-subject.ts';
@@ -17,6 +18,7 @@ export function conformance(what: string, start: () => Promise<Subject>): void {
       subject = await start();
     });
     const given = (): Subject => subject;
+    refusingSleep(given);
     admin(given);
     refusals(given);
     serving(given);

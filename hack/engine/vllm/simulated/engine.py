@@ -157,7 +157,7 @@ class Engine:
 
     async def sleep(self, level, mode):
         """Pauses, then gives memory back. A second one frees nothing more, but ends what was kept when its mode says so, and the
-        gauge then tells its level."""
+        gauge then tells its level. One that fails leaves the pause and all memory as they are: a wake ends it."""
         async with self._transition:
             settings = self._parameters.fresh()
             await self._quiet(mode)
@@ -172,6 +172,8 @@ class Engine:
             print("WARNING: Executor is already sleeping.", flush=True)
             return
         await asyncio.sleep(settings["sleepMs"] / 1000)
+        if settings["sleepFails"]:
+            raise RuntimeError("sleep refused, nothing was freed: no image of the weights: No space left on device (simulated: sleepFails)")
         self._leaked += int(settings["sleepLeaksMiB"] * memory.MIB)
         self._weights_lost = self._weights_lost or level == 2
         self.level = level

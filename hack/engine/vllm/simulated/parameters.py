@@ -25,6 +25,7 @@ TABLE = {
     "exitCode": ("EXIT_CODE", -1.0),
     "exitAfterSeconds": ("EXIT_AFTER_SECONDS", 0.0),
     "sleepKeepsMemory": ("SLEEP_KEEPS_MEMORY", False),
+    "sleepFails": ("SLEEP_FAILS", False),
     "sleepLeaksMiB": ("SLEEP_LEAKS_MIB", 0.0),
     "wakeFails": ("WAKE_FAILS", False),
     "wakeGarbles": ("WAKE_GARBLES", False),
