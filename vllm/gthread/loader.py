@@ -82,6 +82,9 @@ class GThreadLoader(DefaultModelLoader):
             )
         if config.parallel_config.enable_eplb:
             raise SettingError("--enable-eplb moves experts' weights while they serve; gthread's are an image: leave one out")
+        if config.model_config.sleep_mode_offload_cudagraph:
+            # By the backend's name, which vLLM reads when it captures graphs (config/vllm.py): it would do nothing.
+            raise SettingError("--sleep-mode-offload-cudagraph is vLLM's own backend's, gthread keeps CUDA graphs: leave one out")
         config.model_config.sleep_mode_backend = "gthread"
 
     def create_model(self, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str = "") -> nn.Module:
