@@ -41,6 +41,7 @@ def register() -> None:
         return
     from vllm.device_allocator.sleep_mode_backend import SleepModeBackendFactory
     from vllm.v1.engine.core import EngineCore
+    from vllm.v1.executor.abstract import Executor
 
     from . import engine_guard
     from .loader import GThreadLoader
@@ -49,3 +50,4 @@ def register() -> None:
         SleepModeBackendFactory.register_backend("gthread", "gthread.backend", "GThreadBackend")
         register_model_loader("gthread")(GThreadLoader)
     engine_guard.install(EngineCore)
+    engine_guard.install_executor(Executor)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import dataclass, field
+from functools import partial
+
 import pytest
 from gthread import engine_guard
 from gthread.engine_guard import Refused
@@ -36,6 +40,109 @@ def guarded() -> type:
     engine_guard.install(Core)
     engine_guard.install(Core)
     return Core
+
+
+@dataclass
+class Worker:
+    """`fails`: methods that it refuses, and how often."""
+
+    asleep: bool = False
+    fails: dict[str, int] = field(default_factory=dict)
+    ran: list[str] = field(default_factory=list)
+
+    def _run(self, name: str) -> None:
+        self.ran.append(name)
+        if self.fails.get(name, 0) > 0:
+            self.fails[name] -= 1
+            raise RuntimeError(f"{name} refused here")
+
+    def sleep(self, level: int) -> None:
+        self._run(f"sleep {level}")
+        self.asleep = True
+
+    def wake_up(self, tags: list[str] | None = None) -> None:
+        self._run("wake_up")
+        self.asleep = False
+
+
+class Workers:
+    """vLLM's Executor over several workers. As in multiproc_executor.py, an error ends the reading of answers, and those behind it
+    are taken for the next call's."""
+
+    def __init__(self, *workers: Worker) -> None:
+        self.workers = workers
+        self.sleeping_tags: set[str] = set()
+        self.queues: list[list[tuple[bool, object]]] = [[] for _ in workers]
+
+    @property
+    def is_sleeping(self) -> bool:
+        return bool(self.sleeping_tags)
+
+    def collective_rpc(self, method: object, timeout: float | None = None, args: tuple = (), kwargs: dict | None = None) -> list:
+        for worker, queue in zip(self.workers, self.queues, strict=True):
+            call = getattr(worker, method) if isinstance(method, str) else partial(pickle.loads(pickle.dumps(method)), worker)
+            try:
+                queue.append((True, call(*args, **(kwargs or {}))))
+            except Exception as error:
+                queue.append((False, str(error)))
+        answers = []
+        for queue in self.queues:
+            good, answer = queue.pop(0)
+            if not good:
+                raise RuntimeError(f"Worker failed with error '{answer}'")
+            answers.append(answer)
+        return answers
+
+    def sleep(self, level: int = 1) -> None:
+        if "weights" in self.sleeping_tags:
+            return
+        self.collective_rpc("sleep", kwargs={"level": level})
+        self.sleeping_tags |= {"weights", "kv_cache"}
+
+    def wake_up(self, tags: list[str] | None = None) -> None:
+        if not self.is_sleeping:
+            return
+        self.collective_rpc("wake_up", kwargs={"tags": tags})
+        self.sleeping_tags -= set(tags or self.sleeping_tags)
+
+
+def executor(*workers: Worker) -> Workers:
+    guarded_class = type("Executor", (Workers,), {name: vars(Workers)[name] for name in ("sleep", "wake_up")})
+    for _ in range(2):
+        engine_guard.install_executor(guarded_class)
+    return guarded_class(*workers)
+
+
+def test_workers_that_all_sleep_are_asleep() -> None:
+    made = executor(Worker(), Worker())
+    made.sleep(2)
+    assert made.sleeping_tags == {"weights", "kv_cache"}
+    made.sleep(1)
+    assert [worker.ran for worker in made.workers] == [["sleep 2"], ["sleep 2"]]
+
+
+@pytest.mark.parametrize("refuses", [0, 1, 2])
+def test_a_sleep_that_one_worker_refuses_is_one_of_none(refuses: int) -> None:
+    made = executor(Worker(), Worker(), Worker())
+    made.workers[refuses].fails["sleep 1"] = 1
+    with pytest.raises(Refused, match=f"worker {refuses}: RuntimeError: sleep 1 refused here; every worker has its memory back"):
+        made.sleep(1)
+    assert not any(worker.asleep for worker in made.workers)
+    assert not made.is_sleeping
+    assert made.queues == [[], [], []], "no answer is left for the next call"
+    made.sleep(1)
+    assert made.is_sleeping
+    assert all(worker.asleep for worker in made.workers)
+
+
+def test_a_worker_that_cannot_be_brought_back_is_brought_back_by_the_next_wake() -> None:
+    made = executor(Worker(fails={"wake_up": 1}), Worker(fails={"sleep 1": 1}))
+    with pytest.raises(Refused, match=r"worker 1: .*sleep 1 refused.*worker 0: .*wake_up refused.*/wake_up"):
+        made.sleep(1)
+    assert made.is_sleeping, "the core resumes no scheduler now"
+    made.wake_up()
+    assert not made.is_sleeping
+    assert not made.workers[0].asleep
 
 
 def test_resume_is_refused_asleep_and_free_awake() -> None:
