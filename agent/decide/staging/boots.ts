@@ -156,13 +156,15 @@ export function makesWay(facts: StagingFacts, podUid: string): Eviction[] {
   const needBytes = needOf(facts, pod);
   if (typeof needBytes !== 'number') return [];
   const { room } = find(facts, host, pods, pod);
-  const lacks = needBytes - room.freeBytes;
+  const kept = keptFor(facts, pods, pod);
+  const stopping = pool.staged.find((entry) => entry.key === running && !kept.includes(entry));
+  const lacks = needBytes - room.freeBytes - (stopping?.filledBytes ?? 0);
   if (lacks <= 0) return [];
   const own = pool.staged.find(({ key }) => key === weightsOf(pod));
   const others = victims(facts, wishesOf(pods, pool.images), null).filter(
     ({ eviction }) => eviction.kind !== 'staged' || eviction.key !== own?.key,
   );
-  const isOwnToGive = own && own.key !== running && !keptFor(facts, pods, pod).includes(own);
+  const isOwnToGive = own && own !== stopping && !kept.includes(own);
   const all = isOwnToGive ? [...others, ownVictim(own)] : others;
   return (cheapest(others, lacks) ?? cheapest(all, lacks) ?? all).map(({ eviction }) => eviction);
 }

@@ -216,6 +216,19 @@ describe('what makes way for a boot', () => {
   });
 });
 
+describe('what is being staged for others', () => {
+  it('is stopped by the plan, so that nothing else has to go for as much', () => {
+    const half = staged(2, { filledBytes: 6 * GiB, state: 'under way' });
+    const given = (boundBytes: number) =>
+      facts({ pods: [pod(1), pod(2)], pool: { staged: [staged(1), half] }, running: key(2), boundBytes });
+    expect(gone(given(20 * GiB), 1)).toEqual([]);
+    expect(gone(given(20 * GiB - 1), 1)).toEqual([key(1)]);
+    const granted = { ...given(20 * GiB), pods: [boots(1), pod(2)] };
+    expect(planStaging(granted)).toMatchObject({ stop: true, evict: [] });
+    expect(planStaging({ ...granted, running: null })).toMatchObject({ abandon: [key(2)] });
+  });
+});
+
 /** A node over time: pods ask, those with room are granted, one at a time, write their images and run. */
 class Node {
   images: ImageEntry[] = [];
