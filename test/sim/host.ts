@@ -176,6 +176,7 @@ export class Host {
       this.#world.agentDies(forMs);
       return;
     }
+    this.#rules.decided();
   }
 
   #heard(event: PodEvent): void {

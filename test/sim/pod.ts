@@ -64,8 +64,6 @@ export class SimPod {
   servingSinceMs: number | null = null;
   /** What the agent knew of strangers when it granted the last boot. */
   knownStrangers: number[] | null = null;
-  /** The least minRuntime since it serves: a change takes a moment to arrive. */
-  leastMinRuntimeMs: number;
   told: State | null = null;
   answered = false;
   #ground: PodGround;
@@ -95,7 +93,6 @@ export class SimPod {
     this.uid = uid;
     this.model = model;
     this.settings = settingsOf(model);
-    this.leastMinRuntimeMs = model.minRuntimeMs;
     this.#ground = ground;
     this.#random = options.random;
     this.alwaysFails = options.alwaysFails;
@@ -118,7 +115,6 @@ export class SimPod {
 
   change(settings: Settings): void {
     this.settings = settings;
-    this.leastMinRuntimeMs = Math.min(this.leastMinRuntimeMs, settings.fairness.minRuntimeMs);
   }
 
   /** Its model with the settings it has now. */

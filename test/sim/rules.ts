@@ -2,10 +2,9 @@
 import type { State } from '#proto/link.ts';
 import type { BindingFact } from '../../agent/decide/arbiter/words.ts';
 import type { CanaryAnswer } from '../../agent/decide/canary.ts';
+import { GivingWay } from './giving-way.ts';
 import type { PodEvent, SimPod } from './pod.ts';
 import type { World } from './world.ts';
-
-const turnMsMax = 60_000;
 
 /** What engines answer to a canary. */
 export const sense: CanaryAnswer = { kind: 'tokens', steps: [{ token: 'a', logprob: -1, top: { a: -1 } }] };
@@ -33,9 +32,11 @@ export class Rules {
   #clients = new Map<string, number>();
   /** Pods whose sidecars said that they serve, and that this agent has not moved. */
   #found = new Set<string>();
+  #givingWay: GivingWay;
 
   constructor(world: World) {
     this.#world = world;
+    this.#givingWay = new GivingWay(world);
   }
 
   /** A new agent has heard nothing. */
@@ -46,9 +47,11 @@ export class Rules {
     this.#told.clear();
     this.#clients.clear();
     this.#found.clear();
+    this.#givingWay = new GivingWay(this.#world);
   }
 
   heard(event: PodEvent): void {
+    this.#givingWay.heard(event);
     if (event.type === 'pods') {
       this.#models = event.pods.map(({ model }) => model);
       this.#deleting = new Set(event.pods.filter(({ deleting }) => deleting).map(({ podUid }) => podUid));
@@ -71,6 +74,7 @@ export class Rules {
     const now = JSON.stringify([state, reason, bootReady, retryAtMs]);
     if (this.#told.get(pod.uid) === now) this.#world.refuse('tell', `${pod.uid} was told ${now} twice`);
     this.#told.set(pod.uid, now);
+    this.#givingWay.told(pod);
     if (state === 'SERVING') this.#checkSense(pod);
   }
 
@@ -85,6 +89,7 @@ export class Rules {
 
   barrier(pod: SimPod): void {
     this.#told.delete(pod.uid);
+    this.#givingWay.barrier(pod);
   }
 
   #beside(pod: SimPod): SimPod[] {
@@ -130,25 +135,26 @@ export class Rules {
         this.#world.refuse('overlap', `${pod.uid} sleeps while ${other.uid} wakes beside it`);
     }
     const clients = Math.max(engine?.running.size ?? 0, this.#clients.get(pod.uid) ?? 0);
-    if (engine && clients > 0) this.#checkFreeze(pod, clients);
+    if (engine && clients > 0) this.#checkNeeded(pod, clients);
+    this.#givingWay.sleeps(pod);
   }
 
-  /** One with clients sleeps only for somebody who waits, and only when its turn is over. */
-  #checkFreeze(pod: SimPod, clients: number): void {
-    const { clock, pods, host } = this.#world;
+  /** One with clients sleeps only for somebody who waits. */
+  #checkNeeded(pod: SimPod, clients: number): void {
+    const { pods, host } = this.#world;
     if (pod.attachedLife !== host.life) return;
-    const turnMs = Math.min(turnMsMax, pod.leastMinRuntimeMs);
-    const servedMs = clock.nowMs - (pod.servingSinceMs ?? Number.NEGATIVE_INFINITY);
-    if (servedMs < turnMs - 1) {
-      const text = `${pod.uid} sleeps with ${clients} clients, ${Math.round(servedMs)} ms into a turn of ${turnMs} ms`;
-      this.#world.refuse('turn', text);
-    }
     if (!pods.some((other) => waitsBeside(other, pod)))
       this.#world.refuse('needless', `${pod.uid} sleeps with ${clients} clients, and nobody beside it waits`);
   }
 
+  /** The step's effects are carried out. */
+  decided(): void {
+    this.#givingWay.decided();
+  }
+
   wakes(pod: SimPod): void {
     this.#checkNoBootBeside(pod, 'wakes');
+    this.#givingWay.wakes(pod);
     this.#found.delete(pod.uid);
     const { engine } = pod;
     if (engine && (engine.condition === 'sleeping' || engine.condition === 'waking')) {
@@ -176,6 +182,7 @@ export class Rules {
 
   grants(pod: SimPod): void {
     this.#checkNoBootBeside(pod, 'is granted a boot');
+    this.#givingWay.granted(pod);
     this.#found.delete(pod.uid);
     this.#checkResource(pod, 'is granted a boot');
     if (this.#deleting.has(pod.uid))
