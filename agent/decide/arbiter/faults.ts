@@ -51,8 +51,7 @@ function sendRestart(step: Step, replica: Replica, why: { reason: string; messag
 const steadyPhases: ReadonlySet<Phase> = new Set(['serving', 'asleep', 'proving', 'checking']);
 
 function restartDue(step: Step, replica: Replica): void {
-  const steady = steadyPhases.has(replica.phase);
-  if (!replica.mustRestart || !steady || replica.ending) return;
+  if (!replica.mustRestart || !steadyPhases.has(replica.phase) || replica.ending) return;
   if (replica.launcher !== 'connected') return;
   if (movesBeside(step, replica).booting) return;
   restart(step, replica, replica.mustRestart);
@@ -108,13 +107,14 @@ function deadlineDue(step: Step, replica: Replica): void {
 
 /** Clients of one whose GPU is out of use for long are told so; its pod is moved by the controller. */
 function gpuLost(step: Step, replica: Replica): void {
+  const { failure } = replica;
+  const waits = replica.phase === 'asking' || (replica.phase === 'asleep' && wantsAwake(replica));
+  if (!waits && failure?.reason !== 'GpuUnusable') return;
   const out = gpusOf(step.state, replica).find((gpu) => gpu.unusableSinceMs !== null);
   if (!out) {
-    if (replica.failure?.reason === 'GpuUnusable') replica.failure = null;
+    if (failure?.reason === 'GpuUnusable') replica.failure = null;
     return;
   }
-  const waits = replica.phase === 'asking' || (replica.phase === 'asleep' && wantsAwake(replica));
-  const { failure } = replica;
   const again =
     failure?.reason === 'GpuUnusable' && failure.retryAtMs !== null && isDue(step, failure.retryAtMs);
   if (

@@ -12,7 +12,8 @@ export const barelyBytes = (replica: Replica, room: Room): number =>
 
 interface Never {
   reason: 'NeverFits' | 'StrangerHoldsMemory';
-  message: string;
+  /** Asked for only where it is said: most of those that never fit have been told. */
+  message(): string;
 }
 
 const needs = (replica: Replica, bytes: number, gpu: Gpu): string =>
@@ -29,14 +30,16 @@ function neverFits(step: Step, replica: Replica, rooms: Room[]): Never | null {
   for (const room of rooms) {
     const need = barelyBytes(replica, room);
     const { gpu } = room;
-    const most = attainableBytes(replica, room, false);
+    const most = attainableBytes(replica, room);
     if (need > most) {
-      const message = `${needs(replica, need, gpu)}; at most ${formatGiB(Math.max(0, most))} can be free there beside pinned models and what sleepers keep: lower gpuMemoryUtilization or vramPerGPU`;
+      const message = (): string =>
+        `${needs(replica, need, gpu)}; at most ${formatGiB(Math.max(0, most))} can be free there beside pinned models and what sleepers keep: lower gpuMemoryUtilization or vramPerGPU`;
       return { reason: 'NeverFits', message };
     }
-    if (need <= attainableBytes(replica, room, true)) continue;
+    if (need <= most - gpu.foreignBytes) continue;
     if (!hasStood(step, gpu)) continue;
-    const message = `${needs(replica, need, gpu)}; processes of no model hold ${formatGiB(gpu.foreignBytes)} there: end them`;
+    const message = (): string =>
+      `${needs(replica, need, gpu)}; processes of no model hold ${formatGiB(gpu.foreignBytes)} there: end them`;
     return { reason: 'StrangerHoldsMemory', message };
   }
   return null;
@@ -57,11 +60,12 @@ export function isHopeless(step: Step, replica: Replica, rooms: Room[]): boolean
     if (isFoundHopeless(replica)) replica.failure = null;
     return false;
   }
-  const { reason, message } = never;
+  const { reason } = never;
   const again =
     replica.failure?.retryAtMs != null && hasClients(replica) && isDue(step, replica.failure.retryAtMs);
   if (replica.failure?.reason !== reason || again) {
     const retryAtMs = reason === 'NeverFits' ? null : step.now + failedRetryMs;
+    const message = never.message();
     replica.failure = { reason, message, retryAtMs };
     explain(step, replica, reason, message, 'warn');
   }

@@ -50,16 +50,16 @@ export function capacityBytes(gpu: Gpu): number {
 export const isNeedKnown = (replica: Replica): boolean =>
   replica.awakeBytes !== null || replica.reservedBytes.every((bytes) => bytes !== null);
 
-/** Bytes on this GPU while awake, as far as anybody has said: reserved or measured, whichever is more. */
-function knownBytes(replica: Replica, gpu: Gpu): number {
-  const at = replica.uuids.indexOf(gpu.uuid);
-  return Math.max(replica.reservedBytes[at] ?? 0, replica.awakeBytes ?? 0, replica.bytes[at] ?? 0);
-}
+/** Bytes on the GPU at this place of its `uuids` while awake, as far as anybody has said: reserved or measured, whichever is more. */
+const knownBytes = (replica: Replica, at: number): number =>
+  Math.max(replica.reservedBytes[at] ?? 0, replica.awakeBytes ?? 0, replica.bytes[at] ?? 0);
 
 /** The same; all of the GPU where nobody has said. */
 export function awakeClaimBytes(replica: Replica, gpu: Gpu): number {
-  const said = replica.awakeBytes ?? replica.reservedBytes[replica.uuids.indexOf(gpu.uuid)] ?? null;
-  return Math.max(knownBytes(replica, gpu), said === null ? capacityBytes(gpu) : 0);
+  const at = replica.uuids.indexOf(gpu.uuid);
+  const known = knownBytes(replica, at);
+  const said = replica.awakeBytes ?? replica.reservedBytes[at] ?? null;
+  return said === null ? Math.max(known, capacityBytes(gpu)) : known;
 }
 
 /** Awake on the GPU that has most, by whoever says more: how long its calls may take depends on it (`agent/decide/engine-times.ts`). */
@@ -147,18 +147,12 @@ export function sleepDueMs(replica: Replica): number {
 export const isSleepDue = (replica: Replica, now: number): boolean =>
   replica.phase === 'draining' && replica.leaving !== null && now >= sleepDueMs(replica);
 
-function count(
-  room: Room,
-  replica: Replica,
-  known: { popular: boolean; unheard: boolean },
-  now: number,
-): void {
-  const { popular, unheard } = known;
+function count(room: Room, replica: Replica, unheard: boolean, now: number): void {
   room.claimedBytes += claimBytes(replica, room.gpu);
   switch (replica.phase) {
     case 'serving':
       room.serving.push(replica);
-      if (!popular) room.evictableBytes += givenBackBytes(replica, room.gpu);
+      if (!replica.popular) room.evictableBytes += givenBackBytes(replica, room.gpu);
       return;
     case 'draining':
       room.draining++;
@@ -211,11 +205,11 @@ export function openBooks(state: ArbiterState): Map<string, Room> {
     }
   }
   for (const replica of state.replicas.values()) {
-    const known = { popular: replica.popular, unheard: isUnheard(state, replica) };
+    const unheard = isUnheard(state, replica);
     for (const uuid of replica.uuids) {
       const room = rooms.get(uuid);
       if (!room) continue;
-      count(room, replica, known, state.nowMs);
+      count(room, replica, unheard, state.nowMs);
       countLasting(room, replica);
     }
   }
@@ -228,7 +222,7 @@ export function openBooks(state: ArbiterState): Map<string, Room> {
  */
 function countLasting(room: Room, replica: Replica): void {
   if (replica.popular) {
-    const bytes = knownBytes(replica, room.gpu);
+    const bytes = knownBytes(replica, replica.uuids.indexOf(room.gpu.uuid));
     room.popular.set(replica.key, Math.max(bytes, room.popular.get(replica.key) ?? 0));
   } else if (replica.phase !== 'absent' && replica.phase !== 'asking') {
     room.residueBytes += replica.residueBytes ?? 0;
@@ -236,12 +230,11 @@ function countLasting(room: Room, replica: Replica): void {
 }
 
 /**
- * The most that can ever be free for this replica on this GPU, as things are: without popular ones, what sleepers are known
- * to leave behind and what strangers hold.
- * @param strangers whether strangers count: their memory may go at any time
+ * The most that can ever be free for this replica on this GPU, as things are: without popular ones and what sleepers are known
+ * to leave behind. What strangers hold may go at any time.
  */
-export function attainableBytes(replica: Replica, room: Room, strangers: boolean): number {
-  let taken = room.residueBytes + (strangers ? room.gpu.foreignBytes : 0);
+export function attainableBytes(replica: Replica, room: Room): number {
+  let taken = room.residueBytes;
   for (const [key, bytes] of room.popular) if (key !== replica.key) taken += bytes;
   if (!replica.popular && replica.phase === 'asleep') taken -= replica.residueBytes ?? 0;
   return room.capacityBytes - taken;

@@ -77,10 +77,11 @@ const isQuiet = (room: Room): boolean =>
 /** There is room: starts as soon as the GPUs' other transitions allow. */
 function startWhenQuiet(step: Step, waiter: Waiter, rooms: Room[]): boolean {
   const { replica } = waiter;
+  const wakes = replica.phase === 'asleep';
+  if (wakes && rooms.some((room) => room.sleeping + room.sleepDue + room.checking > 0)) return false;
   const before = rooms.map((room) => claimBytes(replica, room.gpu));
   const gpus = rooms.map((room) => room.gpu);
-  if (replica.phase === 'asleep') {
-    if (rooms.some((room) => room.sleeping + room.sleepDue + room.checking > 0)) return false;
+  if (wakes) {
     const why = waiter.clients ? `waited ${seconds(step.now - waiter.sinceMs)}` : 'it is pinned';
     sendWake(step, replica);
     explain(step, replica, 'Wake', `${replica.model} wakes on ${onGpus(gpus)}: ${why}`);
@@ -151,10 +152,10 @@ function roomsOf(replica: Replica, books: Books): Room[] | null {
 /** What leaves already may do; else victims are chosen, unless an earlier waiter waits for its own on one of the GPUs. */
 function makeRoom(step: Step, waiter: Waiter, place: Place): void {
   const { rooms, missing } = place;
-  const lacks = missing.map((bytes, at) => bytes - rooms[at]!.leavingBytes);
-  if (lacks.every((bytes) => bytes <= 0)) return;
+  if (rooms.every((room, at) => missing[at]! <= room.leavingBytes)) return;
   const spoken = rooms.some((room) => room.spoken);
-  const choice = spoken ? null : chooseVictims(step, waiter, rooms, lacks);
+  const lacks = (): number[] => rooms.map((room, at) => missing[at]! - room.leavingBytes);
+  const choice = spoken ? null : chooseVictims(step, waiter, rooms, lacks());
   if (choice) drainVictims(step, waiter, choice, place);
   else for (const room of rooms) room.spoken = true;
 }
@@ -200,8 +201,9 @@ function consider(step: Step, waiter: Waiter, books: Books): void {
 
 /** Clients that were refused are not heard again: one that nobody waits for is judged anew all the same. */
 function judgeAgain(step: Step, waiters: Waiter[], books: Books): void {
+  const waiting = new Set(waiters.map(({ replica }) => replica));
   for (const replica of step.state.replicas.values()) {
-    if (!isFoundHopeless(replica) || waiters.some((waiter) => waiter.replica === replica)) continue;
+    if (!isFoundHopeless(replica) || waiting.has(replica)) continue;
     const rooms = roomsOf(replica, books);
     if (rooms) isHopeless(step, replica, rooms);
   }
@@ -209,7 +211,8 @@ function judgeAgain(step: Step, waiters: Waiter[], books: Books): void {
 
 export function plan(step: Step): void {
   const waiters = waitersInOrder(step, (replica) => bootObstacle(step, replica) === null);
-  const failed = [...step.state.replicas.values()].some(isFoundHopeless);
+  let failed = false;
+  for (const replica of step.state.replicas.values()) failed ||= isFoundHopeless(replica);
   if (waiters.length === 0 && !failed) return;
   const books = openBooks(step.state);
   if (failed) judgeAgain(step, waiters, books);

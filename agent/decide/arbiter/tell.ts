@@ -35,6 +35,11 @@ function failed(step: Step, replica: Replica): Word | null {
   return { ...word('FAILED', failure.reason, failure.message), retryAtMs: failure.retryAtMs };
 }
 
+/** Most say one of these. */
+const serves = word('SERVING');
+const sleeps = word('SLEEPING');
+const waits = word('PENDING', 'WaitsForRoom', 'it waits for room on its GPUs');
+
 const restarts = (replica: Replica): Word =>
   word('PENDING', stateReasons.restarts, 'its engine is restarted', replica.bootMs ?? 0);
 
@@ -50,10 +55,9 @@ function outward(step: Step, replica: Replica): Word | null {
     case 'booting':
       return word('WAKING', 'Boots', 'its engine boots', replica.bootMs ?? 0);
     case 'serving':
-      return word('SERVING');
+      return serves;
     case 'asleep':
-      if (!wantsAwake(replica)) return failed(step, replica) ?? word('SLEEPING');
-      return failed(step, replica) ?? word('PENDING', 'WaitsForRoom', 'it waits for room on its GPUs', 0);
+      return failed(step, replica) ?? (wantsAwake(replica) ? waits : sleeps);
     case 'waking':
       return word('WAKING', '', '', Math.round(wakeCostMs(replica)));
     case 'proving':

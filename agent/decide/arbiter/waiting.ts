@@ -26,8 +26,8 @@ export function siblings(step: Step, replica: Replica): Replica[] {
 }
 
 /** A newer pod of the same replica that has not booted yet and may boot. */
-function bootingSibling(step: Step, replica: Replica): Replica | null {
-  for (const other of siblings(step, replica)) {
+function bootingSibling(step: Step, replica: Replica, others: Replica[]): Replica | null {
+  for (const other of others) {
     const boots = other.phase === 'asking' || other.phase === 'booting';
     if (forHostMemory(step.state, other)) continue;
     if (boots && !other.bootReady && other.failures === 0 && other.order > replica.order) {
@@ -38,8 +38,8 @@ function bootingSibling(step: Step, replica: Replica): Replica | null {
 }
 
 /** A newer pod serves already: the older one's queue goes there when it ends. */
-function isReplaced(step: Step, replica: Replica): boolean {
-  return siblings(step, replica).some(
+function isReplaced(step: Step, replica: Replica, others: Replica[]): boolean {
+  return others.some(
     (other) =>
       other.order > replica.order &&
       other.bootReady &&
@@ -52,7 +52,8 @@ function wakeWaiter(step: Step, replica: Replica): Waiter | null {
   if (replica.mustRestart || !wantsAwake(replica)) return null;
   if (!isDue(step, replica.retryAtMs)) return null;
   const frozen = replica.demand.inFlight > 0;
-  if (!frozen && isReplaced(step, replica)) return null;
+  const others = siblings(step, replica);
+  if (!frozen && isReplaced(step, replica, others)) return null;
   const { fairness } = replica.settings;
   const sinceMs = waitingSinceMs(replica);
   const clients = hasClients(replica);
@@ -66,7 +67,7 @@ function wakeWaiter(step: Step, replica: Replica): Waiter | null {
     last: replica.ending !== null,
     clients,
   };
-  const newer = bootingSibling(step, replica);
+  const newer = bootingSibling(step, replica, others);
   if (!newer || waiter.last) return waiter;
   // The newer pod's boot goes first; behind it, this one waits as it does.
   const ahead = bootWaiter(step, newer);

@@ -276,26 +276,24 @@ describe('the most that can ever be free', () => {
     replica('asks', { phase: 'asking', residueBytes: 4 * GiB }),
     replica('pinned', { popular: true, reservedBytes: [8 * GiB], residueBytes: 4 * GiB }),
   ];
-  const attainable = (one: Replica, strangers: boolean): number => {
+  const attainable = (one: Replica): number => {
     const state = stateOf([gpu({ foreignBytes: 16 * GiB })], [...others, one]);
-    return gib(attainableBytes(one, openBooks(state).get('GPU-0')!, strangers));
+    return gib(attainableBytes(one, openBooks(state).get('GPU-0')!));
   };
 
-  it('leaves out what is pinned and what sleepers keep, and strangers only if asked', () => {
-    const asks = replica('m', { phase: 'asking' });
-    expect(attainable(asks, false)).toBe(80 - 8 - 3);
-    expect(attainable(asks, true)).toBe(80 - 8 - 3 - 16);
+  it('leaves out what is pinned and what sleepers keep, not what strangers hold', () => {
+    expect(attainable(replica('m', { phase: 'asking' }))).toBe(80 - 8 - 3);
   });
 
   it('counts its own residue once: asleep, it is within its need', () => {
-    expect(attainable(replica('m', { phase: 'asleep', residueBytes: 0.5 * GiB }), false)).toBe(80 - 8 - 3);
-    expect(attainable(replica('m', { phase: 'asleep' }), false)).toBe(80 - 8 - 3);
+    expect(attainable(replica('m', { phase: 'asleep', residueBytes: 0.5 * GiB }))).toBe(80 - 8 - 3);
+    expect(attainable(replica('m', { phase: 'asleep' }))).toBe(80 - 8 - 3);
   });
 
   it('does not hold its own pin against it', () => {
-    expect(attainable(replica('m', { phase: 'asking', popular: true }), false)).toBe(80 - 8 - 3);
+    expect(attainable(replica('m', { phase: 'asking', popular: true }))).toBe(80 - 8 - 3);
     const asleep = replica('m', { phase: 'asleep', popular: true, residueBytes: GiB });
-    expect(attainable(asleep, false)).toBe(80 - 8 - 3);
+    expect(attainable(asleep)).toBe(80 - 8 - 3);
   });
 });
 
