@@ -50,7 +50,8 @@ function fitting({ models, gpuBytes }: Scenario): Uint8Array {
 /**
  * @param waitMs a request that waits longer is late
  * @param slotMs shorter slots prove more and cost more
- * @throws Error when there are too many models, or a wait spans too many slots
+ * @throws Error when there are too many models, a wait spans too many slots, or a slot is longer than a wake and a sleep: a
+ *   stay may then show in fewer slots than its service counts, and the proof would claim too much
  */
 export function gridOf(scenario: Scenario, waitMs: number, slotMs: number): Grid {
   const { models, sleepMs, arrivals } = scenario;
@@ -59,6 +60,9 @@ export function gridOf(scenario: Scenario, waitMs: number, slotMs: number): Grid
   const longestMs = Math.max(waitMs, ...models.map(({ wakeMs }) => wakeMs + sleepMs));
   if (longestMs / slotMs + 3 > slotsMax)
     throw new Error(`${longestMs} ms in slots of ${slotMs} ms: at most ${slotsMax} slots`);
+  const shortestMs = Math.min(...models.map(({ wakeMs }) => wakeMs + sleepMs));
+  if (slotMs > shortestMs)
+    throw new Error(`slots of ${slotMs} ms: at most the ${shortestMs} ms of the shortest wake and its sleep`);
   const requests = arrivals.map(({ atMs, model, workMs }): GridRequest => {
     const from = Math.floor((atMs + sleepMs - roundingMs) / slotMs);
     const to = Math.ceil((atMs + workMs + waitMs + sleepMs + roundingMs) / slotMs);
@@ -67,8 +71,9 @@ export function gridOf(scenario: Scenario, waitMs: number, slotMs: number): Grid
   });
   return {
     models: models.length,
-    wakeSlots: Uint8Array.from(models, ({ wakeMs }) =>
-      Math.max(0, Math.floor((wakeMs + sleepMs + roundingMs / 10) / slotMs) - 1),
+    wakeSlots: Uint8Array.from(
+      models,
+      ({ wakeMs }) => Math.floor((wakeMs + sleepMs + roundingMs / 10) / slotMs) - 1,
     ),
     fits: fitting(scenario),
     requests,

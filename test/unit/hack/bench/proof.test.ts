@@ -233,6 +233,8 @@ describe('a proof on a scenario', () => {
       'at most 20',
     ],
     ['waits of more slots than a byte counts', () => gridOf(pairs(1), 100_000, 500), 'at most 120 slots'],
+    // A wake of 3.3 s, a sleep of 0.1 s: one slot more and a stay may show in none for all its service.
+    ['slots longer than a wake and a sleep', () => gridOf(pairs(1), 10_000, 3_401), 'at most the 3400 ms'],
   ])('refuses %s', (_, make, message) => {
     expect(make).toThrow(message);
   });
