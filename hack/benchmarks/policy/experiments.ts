@@ -94,9 +94,10 @@ const plainLru: LruParameters = { residenceMs: 0, patienceMs: 0 };
 
 /**
  * The stretch of the scenario's times at which plain LRU loses a quarter of the time to switching: the lightest such load.
- * Where no load makes it lose so much, the one that makes it lose most.
+ * Where no load makes it lose so much, the one that makes it lose most. 1 where the times are to be kept.
  */
 export function fixLoad(scenario: Scenario): number {
+  if (scenario.keepsTimes) return 1;
   const lost = (stretch: number): number => {
     const outcome = runPeer(stretched(scenario, stretch), lru(plainLru));
     return outcome.lostMs / outcome.endMs;

@@ -33,6 +33,8 @@ export interface Scenario {
   sleepMs: number;
   /** In order of time. */
   arrivals: Arrival[];
+  /** Its times are what it is about: its load is not fixed by stretching them. */
+  keepsTimes?: boolean;
 }
 
 /** What one policy made of one scenario. */

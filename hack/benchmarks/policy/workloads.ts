@@ -49,9 +49,11 @@ const workLike = (rows: TraceRow[], random: Random): number => {
 
 const burstsOnMs = 20_000;
 const burstsOffMs = 100_000;
-const burstsGapMs = 2_000;
+const burstsGapMs = 4_000;
+/** So many that plain LRU loses a quarter of the time to switching with the times as they are. */
+export const burstsModels = 20;
 
-/** Each model by itself: bursts of 20 s with a request each 2 s, pauses of 100 s, exponential all three. */
+/** Each model by itself: bursts of 20 s with a request each 4 s, pauses of 100 s, exponential all three. They stay so long. */
 export function bursts(rows: TraceRow[], count: number, total: number): Scenario {
   const random = randomFor(total, 'bursts');
   const perModel = Math.ceil(total / count);
@@ -67,7 +69,7 @@ export function bursts(rows: TraceRow[], count: number, total: number): Scenario
       atMs = offMs + random.exponential(burstsOffMs);
     }
   }
-  return scenarioOf(`bursts, ${count} models`, modelsOf(count), arrivals);
+  return { ...scenarioOf(`bursts, ${count} models`, modelsOf(count), arrivals), keepsTimes: true };
 }
 
 const dayMs = 3_600_000;

@@ -2,12 +2,17 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { fixLoad, runPeer } from '../../../../hack/benchmarks/policy/experiments.ts';
+import {
+  fixLoad,
+  lostShareAimed,
+  lostShareTolerance,
+  runPeer,
+} from '../../../../hack/benchmarks/policy/experiments.ts';
 import { lru } from '../../../../hack/benchmarks/policy/peers.ts';
 import { policy } from '../../../../hack/benchmarks/policy/policy.ts';
 import { stretched } from '../../../../hack/benchmarks/policy/scenario.ts';
 import { parseTrace } from '../../../../hack/benchmarks/policy/trace.ts';
-import { zipfTrace } from '../../../../hack/benchmarks/policy/workloads.ts';
+import { bursts, burstsModels, zipfTrace } from '../../../../hack/benchmarks/policy/workloads.ts';
 
 const trace = readFileSync('test/fixtures/traces/azure-llm-2023-conv.csv', 'utf8');
 let folder: string;
@@ -30,7 +35,7 @@ describe('./hack/bench policy', () => {
     const picture = join(folder, 'waits.svg');
     expect(await policy(['--size', 'small', '--trace', file, '--picture', picture])).toBe(0);
     const text = printed.join('\n');
-    for (const workload of ['trace, 4', 'trace, 8', 'trace, 16', 'bursts, 8', 'diurnal, 8'])
+    for (const workload of ['trace, 4', 'trace, 8', 'trace, 16', 'bursts, 20', 'diurnal, 8'])
       expect(text).toContain(`### ${workload} models: 120 requests`);
     expect(printed.at(-1)).toMatch(
       /^result: p99_vs_lru=[\d.]+ p99_vs_fcfs=[\d.]+ p99_vs_reference=[\d.]+ switches_vs_optimum=[\d.]+ longest_vs_bound=0\.\d+$/,
@@ -66,5 +71,13 @@ describe('./hack/bench policy', () => {
     const base = zipfTrace(parseTrace(trace, 500), 8, 1);
     const { lostMs, endMs } = runPeer(stretched(base, fixLoad(base)), lru({ residenceMs: 0, patienceMs: 0 }));
     expect(lostMs / endMs).toBeCloseTo(0.25, 1);
+  });
+
+  it('leaves the times of bursts as they are: their models make the load', () => {
+    const rows = parseTrace(trace, 20_000);
+    const base = bursts(rows, burstsModels, rows.length);
+    expect(fixLoad(base)).toBe(1);
+    const { lostMs, endMs } = runPeer(base, lru({ residenceMs: 0, patienceMs: 0 }));
+    expect(Math.abs(lostMs / endMs - lostShareAimed)).toBeLessThan(lostShareTolerance);
   });
 });

@@ -86,6 +86,20 @@ describe('workloads', () => {
     expect(day).toBeGreaterThan(5 * night);
   });
 
+  it('come in bursts of 20 s and pauses of 100 s, with a request each 4 s', () => {
+    const { arrivals } = bursts(rows, 1, 20_000);
+    const gapsMs = arrivals.slice(1).map(({ atMs }, at) => atMs - arrivals[at]!.atMs);
+    const meanMs = (values: number[]): number => values.reduce((sum, ms) => sum + ms, 0) / values.length;
+    // Five requests in 120 s.
+    expect(meanMs(gapsMs) / 24_000).toBeCloseTo(1, 1);
+    const pauses = gapsMs.filter((ms) => ms > 40_000);
+    // A pause has no memory: beyond any 40 s it lasts as long as at first. A sixth of the bursts is empty.
+    expect((meanMs(pauses) - 40_000) / 120_000).toBeCloseTo(1, 1);
+    const inside = gapsMs.filter((ms) => ms < 1_000);
+    // Within a burst, and five of six gaps are, the next request or the burst's end comes within 1 s with 1 − e^(−3/10).
+    expect(inside.length / gapsMs.length / ((5 / 6) * (1 - Math.exp(-0.3)))).toBeCloseTo(1, 1);
+  });
+
   it('keep their order when stretched, and lose their costs when switches are free', () => {
     const scenario = scenarioOf(
       'two',
