@@ -26,6 +26,8 @@ export interface Ground {
   died(engine: SimEngine, tail: string): void;
   ready(engine: SimEngine): void;
   finished(engine: SimEngine, request: number): void;
+  /** It goes on, or its client has left: frozen since then. */
+  thawed?(engine: SimEngine, request: number, sinceMs: number): void;
   note(text: string): void;
 }
 
@@ -65,6 +67,8 @@ export class SimEngine {
   movedBy = -1;
   /** What the agent knew of strangers when it commanded the last start. */
   knownStrangers: number[] | null = null;
+  /** What runs has stood still since then. */
+  #frozenMs: number | null = null;
   #deathWatch: (() => void)[] = [];
   #ground: Ground;
   #move: Appointment | null = null;
@@ -139,6 +143,7 @@ export class SimEngine {
     this.condition = 'sleeping';
     this.movedBy = by;
     this.#pause();
+    this.#frozenMs = clock.nowMs;
     if (fault === 'sleep-hangs') {
       this.#move = clock.after(this.model.sleepMs, () => this.#settle('stuck'));
       return;
@@ -221,6 +226,8 @@ export class SimEngine {
   }
 
   drop(request: number): void {
+    if (this.#frozenMs !== null && this.running.has(request))
+      this.#ground.thawed?.(this, request, this.#frozenMs);
     this.#ground.clock.cancel(this.running.get(request)?.end ?? null);
     this.running.delete(request);
   }
@@ -235,7 +242,11 @@ export class SimEngine {
   }
 
   #resume(): void {
-    for (const request of this.running.keys()) this.#resumeOne(request);
+    for (const request of this.running.keys()) {
+      if (this.#frozenMs !== null) this.#ground.thawed?.(this, request, this.#frozenMs);
+      this.#resumeOne(request);
+    }
+    this.#frozenMs = null;
   }
 
   #pause(): void {

@@ -34,6 +34,8 @@ export interface Hall {
   send(
     message: { demand: true } | { barrier: { epoch: number; inFlight: number } } | { ending: boolean },
   ): void;
+  /** It goes to an engine for the first time. */
+  passed?(client: Client): void;
   ended(client: Client, outcome: Outcome): void;
 }
 
@@ -164,7 +166,10 @@ export class FrontDoor {
       this.#step({ type: 'unsent', id });
       return;
     }
-    client.passedMs ??= this.#hall.clock.nowMs;
+    if (client.passedMs === null) {
+      client.passedMs = this.#hall.clock.nowMs;
+      this.#hall.passed?.(client);
+    }
     engine.take(id, client.workMs);
     this.#step({ type: 'sent', id });
   }

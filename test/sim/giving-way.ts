@@ -39,6 +39,7 @@ interface Drain {
 
 export class GivingWay {
   #world: World;
+  #listed: string[] = [];
   #attached = new Set<string>();
   #demand = new Map<string, { demand: Demand; atMs: number }>();
   /** Since when a launcher asks for a boot. */
@@ -62,6 +63,9 @@ export class GivingWay {
   heard(event: PodEvent): void {
     const atMs = this.#world.clock.nowMs;
     switch (event.type) {
+      case 'pods':
+        this.#listed = event.pods.map(({ podUid }) => podUid);
+        return;
       case 'attached':
         this.#attached.add(event.hello.podUid);
         this.#demand.set(event.hello.podUid, { demand: event.hello.demand, atMs });
@@ -72,6 +76,11 @@ export class GivingWay {
       case 'demand':
         this.#demand.set(event.podUid, { demand: event.demand, atMs });
         return;
+      case 'barrier-up': {
+        const known = this.#demand.get(event.podUid);
+        if (known) known.demand = { ...known.demand, inFlight: event.barrier.inFlight };
+        return;
+      }
       case 'asked':
         if (!this.#asked.has(event.podUid)) this.#asked.set(event.podUid, atMs);
         return;
@@ -158,7 +167,9 @@ export class GivingWay {
         'turn',
         `${pod.uid} gives way with clients, ${Math.round(servedMs)} ms into a turn of ${Math.round(turnMs)} ms`,
       );
-    if (!pods.some((other) => this.#mayForce(other, pod)))
+    // One that has gone unheard may still be waited for.
+    const allThere = this.#listed.every((uid) => pods.some((other) => other.uid === uid));
+    if (allThere && !pods.some((other) => this.#mayForce(other, pod)))
       this.#refuse(
         'early',
         `${pod.uid} gives way with clients, and nobody has waited his maxWaitTime for it`,
@@ -176,7 +187,8 @@ export class GivingWay {
       const patienceMs = clients ? maxWaitMs : Math.max(maxWaitMs, idleBootMs);
       if (clock.nowMs >= asked + patienceMs - clockMs) return true;
     }
-    if (other.engine?.condition !== 'asleep' || (!clients && !other.model.popular)) return false;
+    // Of an engine that has ended with its launcher the agent hears later.
+    if (this.#isUp(other) || (!clients && !other.model.popular)) return false;
     const stopped = this.#stopped.get(other.uid) ?? Number.NEGATIVE_INFINITY;
     const { demand, atMs } = this.#demand.get(other.uid) ?? {};
     const queues = demand !== undefined && demand.inFlight === 0 && demand.queued > 0;
@@ -233,7 +245,7 @@ export class GivingWay {
       const leaves =
         other !== without && (this.#isLeaving(other) || (idleOnesGo && this.#isSurelyIdle(other)));
       if (leaves) bytes += Math.max(residueBytes, residueUnmeasuredBytes);
-      else if (this.#isUp(other) || this.#waits(other)) bytes += awake;
+      else if (other === without || this.#isUp(other) || this.#waits(other)) bytes += awake;
       else bytes += Math.max(residueBytes, residueUnmeasuredBytes);
     }
     return bytes <= gpus[index]!.totalBytes;

@@ -254,6 +254,7 @@ export class Host {
       case 'tell': {
         const { state } = effect;
         this.#rules.tells(pod, state);
+        this.#world.waits?.told(pod);
         if (state.state === 'SERVING' && pod.told?.state !== 'SERVING')
           pod.servingSinceMs ??= this.#world.clock.nowMs;
         pod.told = state;
@@ -262,6 +263,7 @@ export class Host {
       }
       case 'barrier':
         this.#rules.barrier(pod);
+        this.#world.waits?.barrier(pod);
         pod.hear(this.life, { barrier: effect.epoch });
         return;
       case 'end':
@@ -269,6 +271,7 @@ export class Host {
         return;
       case 'grant':
         this.#rules.grants(pod);
+        this.#world.waits?.granted(pod);
         pod.knownStrangers = [...this.known];
         pod.servingSinceMs = null;
         pod.granted(this.life, effect.id);
@@ -353,6 +356,7 @@ export class Host {
     const { engine } = pod;
     const podUid = pod.uid;
     this.#rules.sleeps(pod);
+    this.#world.waits?.sleeps(pod);
     if (!engine) {
       this.#later({ type: 'slept', podUid, ok: false, message: 'connection refused' });
       return;
@@ -395,6 +399,7 @@ export class Host {
     const podUid = pod.uid;
     const began = this.#world.clock.nowMs;
     this.#rules.wakes(pod);
+    this.#world.waits?.wakes(pod);
     pod.servingSinceMs = null;
     const answer = (ok: boolean, message: string): void => {
       this.#later({ type: 'woken', podUid, ok, message, tookMs: this.#world.clock.nowMs - began });

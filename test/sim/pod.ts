@@ -18,6 +18,7 @@ export interface PodGround extends Ground {
   /** To the agent; lost when it is dead. */
   post(event: PodEvent): void;
   agentLife(): number;
+  passed(client: Client): void;
   ended(pod: SimPod, client: Client, outcome: Outcome): void;
   /** Its first engine is awake. */
   bootedFirst(pod: SimPod): void;
@@ -163,6 +164,7 @@ export class SimPod {
     this.door = new FrontDoor({
       clock: this.#ground.clock,
       engine: () => this.engine,
+      passed: (client) => this.#ground.passed(client),
       ended: (client, outcome) => this.#ground.ended(this, client, outcome),
       send: (message) => {
         const podUid = this.uid;

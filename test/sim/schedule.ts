@@ -1,4 +1,5 @@
 /** What happens to a node in one seed: its GPUs and models, and a list of actions that a failing run can be shrunk by. */
+import { familyPlan } from './families.ts';
 import { type Random, randomFor } from './random.ts';
 
 export const GiB = 2 ** 30;
@@ -319,6 +320,10 @@ function addRefusals(plan: Plan): void {
 
 /** All that one seed does, drawn before anything runs. */
 export function planFor(seed: number): Plan {
+  return familyPlan(seed) ?? mixedPlan(seed);
+}
+
+function mixedPlan(seed: number): Plan {
   const random = randomFor(seed, 'plan');
   const contended = random.chance(0.4);
   const gpus = contended ? random.int(1, 2) : random.pick([1, 1, 2, 2, 3, 4, 8]);

@@ -1,7 +1,7 @@
 /** One seed's node in virtual time: GPUs, pods, clients, the API server's lists, and everything that goes wrong. */
 import { ledgerView } from '../../agent/decide/arbiter/arbiter.ts';
 import type { GpuResourceFact } from '../../agent/decide/arbiter/words.ts';
-import { calmBoundMs, type Violation, waitBoundMs, waitBoundWithBootsMs } from './checks.ts';
+import { calmBoundMs, type Violation } from './checks.ts';
 import { Clock } from './clock.ts';
 import type { SimEngine } from './engine.ts';
 import type { Client, Outcome } from './frontdoor.ts';
@@ -12,6 +12,7 @@ import { SimPod, settingsOf } from './pod.ts';
 import { type Random, randomFor } from './random.ts';
 import { sharesGpu } from './rules.ts';
 import type { Action, ModelPlan, Plan } from './schedule.ts';
+import { Waits } from './waits.ts';
 
 const timelineLinesMax = 100_000;
 
@@ -21,6 +22,8 @@ export class World {
   readonly random: Random;
   readonly gpus: SimGpu[];
   readonly host: Host;
+  /** Null: there are faults, nothing bounds a wait. */
+  readonly waits: Waits | null;
   pods: SimPod[] = [];
   apiUp = true;
   calm = false;
@@ -33,7 +36,6 @@ export class World {
   #resourceGone = new Set<number>();
   #podCount = 0;
   #events = 0;
-  #lastBootMs = 0;
   #afterEnd = new Map<Client, () => void>();
   #listsPending = false;
 
@@ -43,6 +45,7 @@ export class World {
     this.gpus = Array.from({ length: plan.gpus }, (_, index) => new SimGpu(index, plan.gpuBytes));
     this.timeline = options.timeline ? [] : null;
     this.host = new Host(this);
+    this.waits = plan.faultless ? new Waits(this) : null;
   }
 
   note(text: () => string): void {
@@ -62,6 +65,7 @@ export class World {
   run(): Violation | null {
     const { plan, clock } = this;
     this.host.start();
+    this.waits?.start();
     for (const action of plan.actions) clock.at(action.atMs, () => this.#act(action));
     clock.at(plan.calmAtMs, () => this.#becomeCalm());
     const stop = (): boolean => this.violation !== null;
@@ -76,7 +80,6 @@ export class World {
       clock.runUntil(clock.nowMs + 1_000, stop);
       quietMs = this.#unfinished() === null ? quietMs + 1_000 : 0;
     }
-    this.#checkClients();
     return this.violation;
   }
 
@@ -90,6 +93,9 @@ export class World {
     hold: (engine: SimEngine, bytes: number) => this.#hold(engine, bytes),
     died: (engine: SimEngine, tail: string) => this.#died(engine, tail),
     ready: (engine: SimEngine) => this.#podOf(engine)?.engineReady(engine),
+    thawed: (engine: SimEngine, request: number, sinceMs: number) =>
+      this.waits?.waited(engine.model, sinceMs, `frozen request ${request} to ${engine.pod}`),
+    passed: (client: Client) => this.#waited(client),
     finished: (engine: SimEngine, request: number) => this.#podOf(engine)?.door?.finished(request, 'served'),
     note: (text: string) => this.note(() => text),
     ended: (pod: SimPod, client: Client, outcome: Outcome) => this.#ended(pod, client, outcome),
@@ -140,9 +146,15 @@ export class World {
 
   #ended(pod: SimPod, client: Client, outcome: Outcome): void {
     judgeEnd(this, pod, client, outcome);
+    if (outcome === 'left' && client.passedMs === null) this.#waited(client);
     client.outcome = outcome;
     this.#afterEnd.get(client)?.();
     this.#afterEnd.delete(client);
+  }
+
+  #waited({ id, model: name, arrivedMs }: Client): void {
+    const model = this.plan.models.find((one) => one.name === name)!;
+    this.waits?.waited(model, arrivedMs, `request ${id} to ${name}`);
   }
 
   // -- desired state
@@ -183,6 +195,7 @@ export class World {
     const newest = this.#newest(model.name);
     if (newest) pod.change(newest.settings);
     this.pods.push(pod);
+    this.waits?.added(pod);
     this.#changed();
     this.clock.after(pod.uid.length + this.random.between(50, 500), () => pod.attach());
     this.clock.after(this.random.between(100, 1_500), () => pod.connectLauncher());
@@ -198,7 +211,7 @@ export class World {
 
   /** The controller ends the old pod when the new one is up. */
   #replaceOld(pod: SimPod): void {
-    this.#lastBootMs = this.clock.nowMs;
+    this.waits?.ready(pod);
     const older = this.pods.filter((other) => other !== pod && other.model === pod.model && !other.deleting);
     this.clock.after(this.random.between(100, 2_000), () => {
       if (pod.isOver || pod.deleting) return;
@@ -453,22 +466,6 @@ export class World {
   /** It waits to boot, nobody for it, beside an engine that serves and does not sleep: that is ended for clients alone. */
   #isKeptOut(pod: SimPod): boolean {
     return this.pods.some((other) => other.engine?.refuses && sharesGpu(other, pod));
-  }
-
-  #checkClients(): void {
-    if (this.violation || !this.plan.faultless) return;
-    for (const client of this.clients) {
-      if (client.passedMs === null) continue;
-      const model = this.plan.models.find(({ name }) => name === client.model)!;
-      const waitedMs = client.passedMs - client.arrivedMs;
-      const booted = client.arrivedMs >= this.#lastBootMs;
-      const bound = (booted ? waitBoundMs : waitBoundWithBootsMs)(this.plan, model);
-      if (waitedMs > bound)
-        this.refuse(
-          'wait',
-          `request ${client.id} to ${client.model} waited ${Math.round(waitedMs)} ms, bound ${Math.round(bound)} ms`,
-        );
-    }
   }
 
   get events(): number {
