@@ -5,8 +5,8 @@ const judges = {
   arbiter: ['test/unit/agent/arbiter/**/*.test.ts', 'test/sim/seeds.test.ts'],
   node: [
     'test/unit/agent/discovery/{gpu-metrics,gpu-resources,health,node-gpus,publish-gpus,xid}.test.ts',
-    'test/unit/agent/staging/{images,plan,room,texts}.test.ts',
-    'test/unit/agent/runtime/decide.test.ts',
+    'test/unit/agent/staging/{boots,images,plan,room,texts}.test.ts',
+    'test/unit/agent/{canary,runtime/decide}.test.ts',
   ],
 };
 
