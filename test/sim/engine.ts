@@ -46,6 +46,8 @@ export interface Answer {
 const growthBytesMax = 240 * 2 ** 20;
 
 const lostText = 'out of memory';
+/** From the answer to a sleep until the driver has its memory back, at most. */
+const givenBackLateMsMax = 1_000;
 /** A wake of one that is paused moves no memory, ms. */
 const resumeMs = 3;
 
@@ -148,7 +150,8 @@ export class SimEngine {
       this.#move = clock.after(this.model.sleepMs, () => this.#settle('stuck'));
       return;
     }
-    this.#move = clock.after(this.model.sleepMs * 0.9, () => {
+    const lateMs = Math.min(givenBackLateMsMax, this.model.sleepMs * 0.1);
+    this.#move = clock.after(this.model.sleepMs - lateMs, () => {
       if (fault === 'sleep-fails' || this.refuses) {
         this.#settle('paused');
         done({ ok: false, message: 'POST /sleep answered 500' });
@@ -158,7 +161,7 @@ export class SimEngine {
       // The answer comes a little before the driver has taken the memory back.
       this.#settle('asleep');
       done({ ok: true, message: '' });
-      this.#move = clock.after(this.model.sleepMs * 0.1, () => this.#ground.hold(this, kept));
+      this.#move = clock.after(lateMs, () => this.#ground.hold(this, kept));
     });
   }
 

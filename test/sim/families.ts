@@ -93,10 +93,33 @@ function pair(seed: number, random: Random): Plan {
   return { seed, gpus: 1, gpuBytes, models, actions, calmAtMs, canary: false, faultless };
 }
 
+/** Two large models whose wakes, or sleeps, take minutes, as where weights are read anew; few clients, each of whom may wait. */
+function slow(seed: number, random: Random): Plan {
+  const gpuBytes = 80 * GiB;
+  const calmAtMs = 900_000;
+  const bytes = random.between(62, 70) * GiB;
+  const sleeps = random.chance(0.3);
+  const models = names(2).map((name, at) => ({
+    ...base(name, [0], bytes),
+    ...(at === 0 && { [sleeps ? 'sleepMs' : 'wakeMs']: random.between(185_000, 235_000) }),
+    minRuntimeMs: 1_000,
+    maxWaitTimeMs: random.pick([0, 5_000]),
+  }));
+  const actions = models.flatMap(({ name }, at): Action[] => [
+    { atMs: 100 * at, type: 'add', model: name },
+    ...Array.from({ length: 3 }, (): Action => {
+      const atMs = random.between(20_000, calmAtMs);
+      return { atMs, type: 'arrive', model: name, workMs: random.exponential(3_000), patienceMs: null };
+    }),
+  ]);
+  return { seed, gpus: 1, gpuBytes, models, actions, calmAtMs, canary: false, faultless: true };
+}
+
 /** Null: a seed like any other. */
 export function familyPlan(seed: number): Plan | null {
   const random = randomFor(seed, 'family');
   const share = random.next();
   if (share < 0.06) return steady(seed, random);
-  return share < 0.08 ? pair(seed, random) : null;
+  if (share < 0.08) return pair(seed, random);
+  return share < 0.09 ? slow(seed, random) : null;
 }

@@ -89,6 +89,8 @@ export interface Plan {
   calmAtMs: number;
   /** The agent asks a canary's question after each boot and wake. */
   canary: boolean;
+  /** This GPU vanishes and never comes back. */
+  lostGpu?: number;
   /** No fault of any kind: the waiting bound is checked for every wait. */
   faultless: boolean;
 }
@@ -318,6 +320,15 @@ function addRefusals(plan: Plan): void {
   }
 }
 
+/** In some seeds with faults and several GPUs; of its own chance. Models that need it are lost with it, all others go on. */
+function loseGpu(plan: Plan): void {
+  const random = randomFor(plan.seed, 'lost GPU');
+  if (plan.faultless || plan.gpus < 2 || !random.chance(0.15)) return;
+  plan.lostGpu = random.int(0, plan.gpus - 1);
+  const atMs = random.between(5_000, plan.calmAtMs);
+  plan.actions.push({ atMs, type: 'gpu-vanishes', gpu: plan.lostGpu, forMs: foreverMs });
+}
+
 /** All that one seed does, drawn before anything runs. */
 export function planFor(seed: number): Plan {
   return familyPlan(seed) ?? mixedPlan(seed);
@@ -355,6 +366,7 @@ function mixedPlan(seed: number): Plan {
   }
   addCanary(plan);
   addRefusals(plan);
+  loseGpu(plan);
   plan.actions.sort((a, b) => a.atMs - b.atMs);
   return plan;
 }

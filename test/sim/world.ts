@@ -348,7 +348,7 @@ export class World {
       this.host.sendGpus();
       restore(() => {
         gpu.usable = true;
-        gpu.present = true;
+        gpu.present = !this.#isLost(gpu.index);
         this.host.sendGpus();
       });
     }
@@ -423,7 +423,7 @@ export class World {
     this.host.deadlyEffect = null;
     for (const gpu of this.gpus) {
       gpu.usable = true;
-      gpu.present = true;
+      gpu.present = !this.#isLost(gpu.index);
       gpu.strangerBytes = 0;
     }
     for (const pod of this.pods) {
@@ -440,12 +440,21 @@ export class World {
 
   // -- the end
 
+  #isLost(gpu: number): boolean {
+    return this.plan.lostGpu === gpu && this.gpusLost.has(gpu);
+  }
+
+  #isDoomed({ gpus }: ModelPlan): boolean {
+    return gpus.some((gpu) => this.#isLost(gpu));
+  }
+
   /** What is not finished yet; null: all is quiet and the agent's view is the world's. */
   #unfinished(): string | null {
     const open = this.clients.find(({ outcome }) => outcome === null);
     if (open) return `request ${open.id} to ${open.model} never ended`;
     if (!this.host.state) return 'the agent is not there';
     for (const pod of this.pods) {
+      if (this.#isDoomed(pod.model)) continue;
       const phase = this.host.state.replicas.get(pod.uid)?.phase;
       const condition = pod.engine?.condition ?? 'none';
       const agrees =
@@ -456,7 +465,8 @@ export class World {
       if (pod.model.popular && condition !== 'awake') return `${pod.uid} is pinned and ${condition}`;
     }
     for (const { uuid, roomBytes } of ledgerView(this.host.state)) {
-      const free = this.gpus.find((gpu) => gpu.uuid === uuid)!.freeBytes;
+      const { freeBytes: free, index } = this.gpus.find((gpu) => gpu.uuid === uuid)!;
+      if (this.#isLost(index)) continue;
       if (roomBytes > free)
         return `the ledger sees ${roomBytes} bytes of room on ${uuid}, of which ${free} are free`;
     }
