@@ -23,7 +23,11 @@ const searchedMsMax = 3_600_000;
  */
 export function weightings({ models, gpuBytes }: Scenario): number[][] {
   const freeBytes = gpuBytes - models.length * residueBytes;
-  const shares = models.map(({ bytes }) => (bytes - residueBytes) / freeBytes);
+  return weightingsOf(models.map(({ bytes }) => (bytes - residueBytes) / freeBytes));
+}
+
+/** The same of shares of what is free. */
+export function weightingsOf(shares: number[]): number[][] {
   const found = [shares, shares.map((share) => (share > 0.5 ? 1 : 0))];
   for (const threshold of new Set(shares.filter((share) => share <= 0.5)))
     found.push(shares.map((share) => (share > 1 - threshold + rounding ? 1 : share < threshold ? 0 : share)));

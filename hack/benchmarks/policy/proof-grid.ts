@@ -5,6 +5,7 @@
  * as service. That is at least the real service, within any request's window too, since a window reaches in slots from the
  * one that holds its arrival and a sleep to before the first one after its deadline and a sleep (`docs/policy-experiments.md`).
  */
+import { weightings } from './lower-bound.ts';
 import { residueBytes, type Scenario } from './scenario.ts';
 
 /** Added to every wait: more than what doubles lose in these sums, less than anything counted here. */
@@ -30,6 +31,8 @@ export interface Grid {
   wakeSlots: Uint8Array;
   /** By set of models (bit m: model m): 1 where they fit the GPU together. */
   fits: Uint8Array;
+  /** By model, several times: what fits together weighs at most 1. */
+  weights: number[][];
   /** In order of `from`. */
   requests: GridRequest[];
 }
@@ -76,6 +79,7 @@ export function gridOf(scenario: Scenario, waitMs: number, slotMs: number): Grid
       ({ wakeMs }) => Math.floor((wakeMs + sleepMs + roundingMs / 10) / slotMs) - 1,
     ),
     fits: fitting(scenario),
+    weights: weightings(scenario),
     requests,
   };
 }

@@ -5,9 +5,11 @@
  *
  * - at first every model is awake, and those awake without open requests need not fit beside one another;
  * - a late request is never served: its work is saved;
- * - a state with `levels` more late than the best one becomes the best that there is (all awake, all served);
+ * - a state with `levels` more late than the best one becomes the best that there is (all awake, all served), and so does
+ *   one that cannot help it (`proof-demand.ts`);
  * - when there are too many states, those that hold the same models are put together, the better of each byte.
  */
+import { Demand } from './proof-demand.ts';
 import type { Grid, GridRequest } from './proof-grid.ts';
 import { byteMax, out, States } from './proof-states.ts';
 
@@ -60,6 +62,7 @@ class Search {
   readonly #ends = new Int32Array(columnsMax);
   readonly #columnModels = new Uint8Array(columnsMax);
   readonly #actions = new Map<number, Action[]>();
+  readonly #demand: Demand;
   #used = 0;
   #open = 0;
   #now = 0;
@@ -76,6 +79,7 @@ class Search {
       grid.requests.filter(({ model }) => model === at).map(({ from }) => from),
     );
     this.#pointers = new Int32Array(grid.models);
+    this.#demand = new Demand(grid.weights, grid.wakeSlots);
     this.#states = new States(grid.models, columnsMax);
     this.#coming = new States(grid.models, columnsMax);
   }
@@ -256,15 +260,24 @@ class Search {
     const coming = this.#coming;
     const { stride } = coming;
     const end = this.#end;
+    const { levels } = this.#limits;
     const least = coming.least();
     let given = never;
     let kept = 0;
+    this.#demand.look(this.#columns, this.#used, this.#now + 1);
     for (let row = 0; row < coming.count; row++) {
       const at = row * stride;
       const late = coming.bytes[at]! - least;
-      if (late >= this.#limits.levels) {
+      if (late >= levels) {
         given = Math.min(given, late);
         continue;
+      }
+      if (late + 1 === levels) {
+        if (this.#demand.isHopeless(coming, at)) {
+          given = Math.min(given, levels);
+          continue;
+        }
+        this.#demand.imply(coming, at);
       }
       coming.bytes.copyWithin(kept * stride, at, at + stride);
       coming.bytes[kept++ * stride] = late;

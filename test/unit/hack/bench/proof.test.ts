@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { defaultSettings } from '#proto/settings.ts';
+import { weightingsOf } from '../../../../hack/benchmarks/policy/lower-bound.ts';
 import { PeerNode } from '../../../../hack/benchmarks/policy/node.ts';
 import { OurNode } from '../../../../hack/benchmarks/policy/ours.ts';
 import { fcfs, lru, reference } from '../../../../hack/benchmarks/policy/peers.ts';
@@ -44,7 +45,8 @@ function tinyGrid(random: Random): Grid {
     need: random.int(1, 4),
     spare: random.int(0, 5),
   })).sort((a, b) => a.from - b.from);
-  return { models, wakeSlots: Uint8Array.from(sizes, () => random.int(0, 3)), fits, requests };
+  const weights = weightingsOf(sizes.map((size) => size / room));
+  return { models, wakeSlots: Uint8Array.from(sizes, () => random.int(0, 3)), fits, weights, requests };
 }
 
 describe('a proof on a grid', () => {
@@ -206,6 +208,16 @@ describe('a proof on a scenario', () => {
     ['and none where both can be served', 13_401, 0],
   ])('%s', (_, waitMs, late) => {
     expect(proveLate(gridOf(pairs(5), waitMs, 150), whole)).toMatchObject({ late, requests: 10 });
+  });
+
+  it('counts one late as soon as it is certain, not when it has waited too long', () => {
+    const scenario = scenarioOf(
+      'two pairs',
+      [modelOf('a', 60 * GB), modelOf('b', 60 * GB)],
+      [0, 0, 3_000, 3_000].map((atMs, at) => ({ atMs, model: at % 2, workMs: 10_000 })),
+    );
+    // The first pair is beyond help at once; counted after its 5 s, the second would be open by then and given away with it.
+    expect(proveLate(gridOf(scenario, 5_000, 250), { ...whole, levels: 1 })).toMatchObject({ late: 2 });
   });
 
   it('stops when enough are late, and when its time is over', () => {
