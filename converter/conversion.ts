@@ -10,7 +10,7 @@ import {
   weightsVersion,
 } from '#proto/weights.ts';
 import { acquireLock } from './act/lock.ts';
-import { syncFolder, writeDurably } from './act/publish.ts';
+import { removeRemains, syncFolder, writeDurably } from './act/publish.ts';
 import { type Converted, type Fetched, Progress } from './act/report.ts';
 import { findDamaged, sendBack } from './act/verify.ts';
 import { writeForm } from './act/write-form.ts';
@@ -154,6 +154,8 @@ export async function convertFetched(options: ConvertOptions, fetched: Fetched):
   const form = formFolder(settings.modelsDir, settings.modelName, commit);
   const there = async (): Promise<Converted | null> => {
     const found = await publishedForm(form, commit);
+    const own = basename(form);
+    if (found) await removeRemains(places.converting, [`${own}.journal`, `${own}.damaged`]);
     return found && { path: form, bytes: found.bytes, tensors: found.tensors.length, written: 0 };
   };
   const present = await there();

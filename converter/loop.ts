@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { Log } from '#platform/log.ts';
 import { download } from './act/download.ts';
 import { acquireLock } from './act/lock.ts';
-import { hashSmallFiles, publish, rememberRevision, unpublish } from './act/publish.ts';
+import { hashSmallFiles, publish, rememberRevision, removeRemains, unpublish } from './act/publish.ts';
 import { type Fetched, Progress } from './act/report.ts';
 import { FetchFailure, hubIsAway } from './decide/failures.ts';
 import { chooseFiles, type WantedFile } from './decide/files.ts';
@@ -161,6 +161,7 @@ export async function fetchRevision(options: FetchOptions): Promise<Fetched> {
   });
   const present = await publishedManifest(path, commit);
   if (present) {
+    await removeRemains(places.incoming, []);
     await rememberRevision(places, commit);
     return result(present, 0);
   }

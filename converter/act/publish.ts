@@ -1,7 +1,7 @@
 /** Makes a complete incoming folder the published one: synced to the disk, then one rename. */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { mkdir, open, readdir, rename, rm, writeFile } from 'node:fs/promises';
+import { mkdir, open, readdir, rename, rm, rmdir, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { WantedFile } from '../decide/files.ts';
 import { type Manifest, manifestName } from '../decide/manifest.ts';
@@ -73,6 +73,17 @@ export async function publish(places: Places, manifest: Manifest): Promise<void>
   await syncFolder(places.model);
   await syncFolder(dirname(places.model));
   await rm(places.incoming, { recursive: true, force: true });
+}
+
+/**
+ * What a run left that was ended between its rename and its last step. Unfinished work on other commits stays.
+ * @param folder of what is on its way @param names in it that are of no use beside what is published
+ */
+export async function removeRemains(folder: string, names: readonly string[]): Promise<void> {
+  for (const name of names) await rm(join(folder, name), { recursive: true, force: true });
+  await rmdir(folder).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'ENOENT' && error.code !== 'ENOTEMPTY') throw error;
+  });
 }
 
 /** Remembers which commit a revision is, so that a redeploy works without the hub. */

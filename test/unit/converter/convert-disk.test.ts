@@ -14,6 +14,7 @@ import {
 } from 'node:fs';
 import { basename, join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
+import { modelFolder } from '#proto/names.ts';
 import { FetchFailure } from '../../../converter/decide/failures.ts';
 import { faultsOf, llama, shard, type Tensor, tensor, writeCheckpoint } from './checkpoint.ts';
 import { type Bench, bench, closeAll, id } from './fetched.ts';
@@ -39,6 +40,8 @@ async function failure(promise: Promise<unknown>): Promise<FetchFailure> {
   return error;
 }
 
+/** A commit that the hub does not have. */
+const other = 'f'.repeat(40);
 const firstShard = 'model-00001-of-00002.safetensors';
 const downloads = ({ hub }: Bench) => hub.stats().models[id]?.downloads ?? 0;
 const left = (one: Bench) => readdirSync(join(one.modelsDir, '.incoming'));
@@ -71,6 +74,25 @@ describe('a conversion', () => {
     one.hub.resetStats();
     expect((await one.convert()).gthread).toEqual({ ...gthread, written: 0 });
     expect(downloads(one)).toBe(0);
+  });
+
+  it('that was ended right after it published leaves nothing for ever, and other commits alone', async () => {
+    const one = await sharded();
+    const { path } = await one.convert();
+    const incoming = join(one.modelsDir, '.incoming');
+    const [fetching, converting] = [
+      join(incoming, modelFolder(id)),
+      join(incoming, `${modelFolder(id)}.gthread`),
+    ];
+    mkdirSync(fetching);
+    mkdirSync(converting);
+    writeFileSync(join(converting, `${basename(path)}.gthread-1.journal`), 'hashes');
+    await one.convert();
+    expect(left(one)).toEqual([]);
+    const others = [join(fetching, other), join(converting, `${other}.gthread-1`)];
+    for (const folder of others) mkdirSync(folder, { recursive: true });
+    await one.convert();
+    expect(others.map(existsSync)).toEqual([true, true]);
   });
 
   it('of what is there needs no hub: a redeployed Model comes up without it', async () => {
