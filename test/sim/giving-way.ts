@@ -33,6 +33,8 @@ export function least(plan: Plan, model: ModelPlan, setting: Setting, nowMs: num
 
 interface Drain {
   atMs: number;
+  /** What its sidecar was given; one that was away hears of it later and has the rest. */
+  drainMs: number;
   /** It had clients when it was chosen, and was judged then. */
   forced: boolean;
 }
@@ -40,10 +42,12 @@ interface Drain {
 export class GivingWay {
   #world: World;
   #listed: string[] = [];
-  #attached = new Set<string>();
+  #attachedAt = new Map<string, number>();
   #demand = new Map<string, { demand: Demand; atMs: number }>();
   /** Since when a launcher asks for a boot. */
   #asked = new Map<string, number>();
+  /** Engines that ended, and since then the launcher went: it keeps its place over that, from the end on. */
+  #ended = new Map<string, { atMs: number; launcherGone: boolean }>();
   /** When this agent sent it to sleep. */
   #stopped = new Map<string, number>();
   /** This agent's sleep of it was answered well. */
@@ -55,6 +59,8 @@ export class GivingWay {
   #calledOff = new Map<string, number>();
   /** Those chosen in the step that is being carried out. */
   #chosen: SimPod[] = [];
+  /** Of these, those chosen after the one that is judged. */
+  #later: SimPod[] = [];
 
   constructor(world: World) {
     this.#world = world;
@@ -67,11 +73,11 @@ export class GivingWay {
         this.#listed = event.pods.map(({ podUid }) => podUid);
         return;
       case 'attached':
-        this.#attached.add(event.hello.podUid);
+        this.#attachedAt.set(event.hello.podUid, atMs);
         this.#demand.set(event.hello.podUid, { demand: event.hello.demand, atMs });
         return;
       case 'detached':
-        this.#attached.delete(event.podUid);
+        this.#attachedAt.delete(event.podUid);
         return;
       case 'demand':
         this.#demand.set(event.podUid, { demand: event.demand, atMs });
@@ -81,9 +87,21 @@ export class GivingWay {
         if (known) known.demand = { ...known.demand, inFlight: event.barrier.inFlight };
         return;
       }
-      case 'asked':
-        if (!this.#asked.has(event.podUid)) this.#asked.set(event.podUid, atMs);
+      case 'exited':
+        this.#ended.set(event.podUid, { atMs, launcherGone: false });
         return;
+      case 'launcher-gone': {
+        const end = this.#ended.get(event.podUid);
+        if (end) end.launcherGone = true;
+        return;
+      }
+      case 'asked': {
+        const end = this.#ended.get(event.podUid);
+        const sinceMs = end?.launcherGone ? end.atMs : atMs;
+        if (!this.#asked.has(event.podUid)) this.#asked.set(event.podUid, sinceMs);
+        this.#ended.delete(event.podUid);
+        return;
+      }
       case 'slept':
         if (event.ok) this.#slept.add(event.podUid);
         return;
@@ -107,15 +125,18 @@ export class GivingWay {
 
   #clients(pod: SimPod): number {
     const demand = this.#demand.get(pod.uid)?.demand;
-    return demand && this.#attached.has(pod.uid) ? demand.inFlight + demand.queued : 0;
+    return demand && this.#attachedAt.has(pod.uid) ? demand.inFlight + demand.queued : 0;
   }
 
-  barrier(pod: SimPod): void {
-    const atMs = this.#world.clock.nowMs;
+  barrier(pod: SimPod, drainMs: number): void {
+    const { plan, clock } = this.#world;
+    const atMs = clock.nowMs;
     // One that is on its way already hears it once more.
     if (this.#stopped.has(pod.uid) || this.#drains.has(pod.uid)) return;
     const forced = this.#clients(pod) > 0;
-    this.#drains.set(pod.uid, { atMs, forced });
+    const wholeMs = least(plan, pod.model, 'drainTimeoutMs', atMs);
+    const wasAway = atMs - (this.#attachedAt.get(pod.uid) ?? 0) <= clockMs;
+    this.#drains.set(pod.uid, { atMs, forced, drainMs: wasAway ? Math.min(wholeMs, drainMs) : wholeMs });
     if (forced) this.#checkDue(pod);
     this.#chosen.push(pod);
   }
@@ -124,14 +145,14 @@ export class GivingWay {
     const { plan, clock } = this.#world;
     const drain = this.#drains.get(pod.uid);
     const running = pod.engine?.condition === 'awake' ? pod.engine.running.size : 0;
-    if (drain && this.#attached.has(pod.uid)) {
+    if (drain && this.#attachedAt.has(pod.uid)) {
       if (!drain.forced && this.#clients(pod) > 0) this.#checkDue(pod);
       const drainedMs = clock.nowMs - drain.atMs;
-      const drainMs = least(plan, pod.model, 'drainTimeoutMs', clock.nowMs);
+      const drainMs = Math.min(drain.drainMs, least(plan, pod.model, 'drainTimeoutMs', clock.nowMs));
       if (running > 0 && drainedMs < drainMs - clockMs)
         this.#refuse(
           'drain',
-          `${pod.uid} is frozen with ${running} running after ${Math.round(drainedMs)} of its ${drainMs} ms to drain`,
+          `${pod.uid} is frozen with ${running} running after ${Math.round(drainedMs)} of its ${Math.round(drainMs)} ms to drain`,
         );
     }
     this.#drains.delete(pod.uid);
@@ -223,7 +244,9 @@ export class GivingWay {
     this.#chosen = [];
     const { plan, clock } = this.#world;
     if (!plan.faultless) return;
-    for (const pod of chosen) {
+    for (const [at, pod] of chosen.entries()) {
+      // Waiters are served in their order: whom a later one made give way was not going yet.
+      this.#later = chosen.slice(at + 1);
       const idleMs = pod.door?.demand().idleMs ?? 0;
       const forced = this.#drains.get(pod.uid)?.forced === true;
       if (!forced && idleMs >= least(plan, pod.model, 'idleTimeoutMs', clock.nowMs) - clockMs) continue;
@@ -257,6 +280,7 @@ export class GivingWay {
   }
 
   #isLeaving(pod: SimPod): boolean {
+    if (this.#later.includes(pod)) return false;
     return this.#drains.has(pod.uid) || pod.engine?.condition === 'sleeping';
   }
 
@@ -267,7 +291,7 @@ export class GivingWay {
   #isSurelyIdle(pod: SimPod): boolean {
     if (pod.engine?.condition !== 'awake' || pod.model.popular || this.#clients(pod) > 0) return false;
     const { demand, atMs } = this.#demand.get(pod.uid) ?? {};
-    if (!demand || !this.#attached.has(pod.uid)) return false;
+    if (!demand || !this.#attachedAt.has(pod.uid)) return false;
     const { nowMs } = this.#world.clock;
     const calledOff = this.#calledOff.get(pod.uid) ?? Number.NEGATIVE_INFINITY;
     return nowMs - (atMs! - demand.idleMs) >= surelyIdleMs && nowMs - calledOff >= surelyIdleMs;

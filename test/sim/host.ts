@@ -262,7 +262,7 @@ export class Host {
         return;
       }
       case 'barrier':
-        this.#rules.barrier(pod);
+        this.#rules.barrier(pod, effect.drainTimeoutMs);
         this.#world.waits?.barrier(pod);
         pod.hear(this.life, { barrier: effect.epoch });
         return;

@@ -87,9 +87,9 @@ export class Rules {
       this.#world.refuse('nonsense', `${pod.uid} serves and talks nonsense`);
   }
 
-  barrier(pod: SimPod): void {
+  barrier(pod: SimPod, drainMs: number): void {
     this.#told.delete(pod.uid);
-    this.#givingWay.barrier(pod);
+    this.#givingWay.barrier(pod, drainMs);
   }
 
   #beside(pod: SimPod): SimPod[] {

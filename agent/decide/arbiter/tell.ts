@@ -77,6 +77,9 @@ function outward(step: Step, replica: Replica): Word | null {
   }
 }
 
+/** The next decision, ms. */
+const soonMs = 1;
+
 /** What it takes awake on each of its GPUs; 0 where nothing is known yet. */
 const vramBytesOf = (step: Step, replica: Replica): number[] =>
   replica.uuids.map((uuid) => {
@@ -84,10 +87,19 @@ const vramBytesOf = (step: Step, replica: Replica): number[] =>
     return gpu && isNeedKnown(replica) ? awakeClaimBytes(replica, gpu) : 0;
   });
 
+/** Whoever waits for its end may count from now on, and looks once more. */
+function beginTurn(step: Step, replica: Replica): void {
+  if (replica.turnTold) return;
+  replica.turnTold = true;
+  replica.becameServingAtMs = step.now;
+  step.nextMs = Math.min(step.nextMs, step.now + soonMs);
+}
+
 function tellSidecar(step: Step, replica: Replica): void {
   if (!replica.attached) return;
   const now = outward(step, replica);
   if (now === null) return;
+  if (now.state === 'SERVING') beginTurn(step, replica);
   const { told } = replica;
   const same =
     told.state === now.state &&
@@ -96,10 +108,6 @@ function tellSidecar(step: Step, replica: Replica): void {
     told.reason === now.reason;
   if (same && !replica.mustTell) return;
   const { state, reason, message, retryAtMs, expectedMs } = now;
-  if (state === 'SERVING' && !replica.turnTold) {
-    replica.turnTold = true;
-    replica.becameServingAtMs = step.now;
-  }
   const { bootReady, podUid } = replica;
   replica.epoch++;
   replica.told = { state, bootReady, reason, message, retryAtMs };

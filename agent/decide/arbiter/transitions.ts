@@ -128,5 +128,7 @@ export function engineGone(step: Step, replica: Replica, phase: 'absent' | 'aski
   replica.mustRestart = null;
   replica.retryAtMs = 0;
   replica.readyAtMs = null;
+  // Should it ask over a connection that broke meanwhile, its wait began now at the earliest.
+  replica.askedAtMs = step.now;
   memoryMoves(step, replica);
 }

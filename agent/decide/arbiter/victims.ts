@@ -69,8 +69,12 @@ export function mayEnd({ replica, clients }: Waiter): boolean {
 /** If its sleep fails once more it is restarted for this waiter. */
 export const isLastTry = (victim: Replica, waiter: Waiter): boolean => isFailing(victim) && mayEnd(waiter);
 
-/** A busy one may be made to give way: its turn is over and the waiter has waited its time. */
+/**
+ * A busy one may be made to give way: its clients have heard that it serves, its turn is over and the waiter has waited its time.
+ * Before they have, not even who waited for it has come through.
+ */
 export function mayForce(step: Step, victim: Replica, waiter: Waiter): boolean {
+  if (victim.attached && !victim.turnTold) return false;
   return isDue(step, Math.max(waiter.forceAtMs, turnEndsMs(victim)));
 }
 

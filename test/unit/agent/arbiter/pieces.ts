@@ -32,7 +32,7 @@ export function gpu(rest: Partial<Gpu> = {}): Gpu {
   };
 }
 
-/** An engine that serves, attached, idle since 0, with 20 GiB reserved on GPU-0. */
+/** An engine that serves, as its clients know, attached, idle since 0, with 20 GiB reserved on GPU-0. */
 export function replica(podUid: string, rest: Partial<Replica> = {}): Replica {
   const made = newReplica(podUid, 0, 0);
   const uuids = rest.uuids ?? ['GPU-0'];
@@ -49,6 +49,7 @@ export function replica(podUid: string, rest: Partial<Replica> = {}): Replica {
     launcher: 'connected',
     bootReady: true,
     listed: true,
+    turnTold: ['serving', 'draining'].includes(rest.phase ?? 'serving'),
     ...rest,
   };
 }

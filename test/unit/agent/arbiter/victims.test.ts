@@ -122,6 +122,22 @@ describe('a busy one may be forced', () => {
     expect(mayForce(step, victim, waiterFor(asleep, { forceAtMs: row.forceAtMs }))).toBe(row.may);
     expect(step.nextMs).toBe(row.wakesAtMs ?? Number.POSITIVE_INFINITY);
   });
+
+  it.each([
+    { why: 'not before its clients were told that it serves', of: { turnTold: false }, may: false },
+    {
+      why: 'but always where nobody is there to be told',
+      of: { turnTold: false, attached: false },
+      may: true,
+    },
+  ])('$why', ({ of, may }) => {
+    const fairness = { ...replica('v').settings.fairness, minRuntimeMs: 0 };
+    const settings = { ...replica('v').settings, fairness };
+    const victim = replica('v', { settings, becameServingAtMs: 0, ...of });
+    const asleep = replica('w', { phase: 'asleep' });
+    const step = stepOf(stateOf([gpu()], [victim, asleep]));
+    expect(mayForce(step, victim, waiterFor(asleep, { forceAtMs: 0 }))).toBe(may);
+  });
 });
 
 describe('of two that may go, goes first', () => {

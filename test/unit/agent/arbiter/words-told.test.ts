@@ -162,7 +162,7 @@ describe('a sidecar is told', () => {
   });
 
   it('that it serves, at which moment its turn begins, once', () => {
-    const one = replica('m', { becameServingAtMs: 7 });
+    const one = replica('m', { becameServingAtMs: 7, turnTold: false });
     tell(one);
     expect([one.turnTold, one.becameServingAtMs]).toEqual([true, now]);
     one.mustTell = true;
