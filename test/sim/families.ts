@@ -102,7 +102,7 @@ function slow(seed: number, random: Random): Plan {
   const models = names(2).map((name, at) => ({
     ...base(name, [0], bytes),
     ...(at === 0 && { [sleeps ? 'sleepMs' : 'wakeMs']: random.between(185_000, 235_000) }),
-    minRuntimeMs: 1_000,
+    minRuntimeMs: random.pick([0, 1_000]),
     maxWaitTimeMs: random.pick([0, 5_000]),
   }));
   const actions = models.flatMap(({ name }, at): Action[] => [
