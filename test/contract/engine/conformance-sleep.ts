@@ -2,6 +2,7 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import type { ChatStream } from '../engine-client.ts';
 import { until } from '../gpu-node.ts';
+import { answerOf, freezesStreams, isSleeping } from './conformance-frozen.ts';
 import { bytesOff, greedy, type Subject } from './conformance-subject.ts';
 
 /** More tokens than any of these tests waits for. */
@@ -14,18 +15,12 @@ export function sleeping(subject: () => Subject): void {
   };
   const states = (): Promise<number[]> =>
     Promise.all(['awake', 'weights_offloaded', 'discard_all'].map(state));
-  const isSleeping = async (): Promise<boolean> =>
-    JSON.parse((await subject().engine.get('/is_sleeping')).text).is_sleeping;
   const streams = async (count: number): Promise<ChatStream[]> => {
     const { engine } = subject();
     const all = await Promise.all(Array.from({ length: count }, () => engine.stream('tell me', endless)));
     await until('tokens of each', () => all.every(({ ids }) => ids.length > 4));
     return all;
   };
-  const tokens = async (): Promise<number[]> =>
-    (await subject().engine.post('/v1/completions', { prompt: 'x y z', max_tokens: 24, ...greedy })).json
-      .choices[0].token_ids;
-
   describe('asleep', () => {
     afterEach(async () => {
       const { engine } = subject();
@@ -45,11 +40,11 @@ export function sleeping(subject: () => Subject): void {
         json: { status: 'sleeping', level },
       });
       expect(await held()).toBeLessThan(awake - weightsBytes + bytesOff);
-      expect(await isSleeping()).toBe(true);
+      expect(await isSleeping(subject())).toBe(true);
       expect(await states()).toEqual(gauges);
       expect(await engine.post('/wake_up')).toEqual({ status: 200, json: { status: 'awake', tags: null } });
       expect(await held()).toBeGreaterThan(weightsBytes);
-      expect(await isSleeping()).toBe(false);
+      expect(await isSleeping(subject())).toBe(false);
       expect(await states()).toEqual([1, 0, 0]);
       // Where level 2 lost the weights this reads them again; where they came back with the wake it changes nothing.
       if (level === 2) await engine.post('/collective_rpc', { method: 'reload_weights' });
@@ -57,36 +52,16 @@ export function sleeping(subject: () => Subject): void {
 
     it('answers after a wake what it answered before', async () => {
       const { engine } = subject();
-      const before = await tokens();
+      const before = await answerOf(subject());
       for (let round = 0; round < 3; round += 1) {
         await engine.post('/sleep?level=1&mode=keep');
         await engine.post('/wake_up');
-        expect(await tokens()).toEqual(before);
+        expect(await answerOf(subject())).toEqual(before);
       }
     });
 
-    it('keeps streams, and goes on with them after the wake, token for token', async () => {
-      const { engine } = subject();
-      const undisturbed = await engine.stream('tell me', { ...endless, max_tokens: 60 });
-      await undisturbed.done;
-      const kept = await Promise.all(
-        [1, 2, 3].map(() => engine.stream('tell me', { ...endless, max_tokens: 60 })),
-      );
-      await until('tokens', () => kept.every(({ ids }) => ids.length > 4));
-      await engine.post('/sleep?level=1&mode=keep');
-      // What was sent before the answer may still be on its way here; /health comes behind it.
-      await engine.get('/health');
-      const got = kept.map(({ ids }) => ids.length);
-      expect(Math.max(...got)).toBeLessThan(60);
-      await engine.get('/metrics');
-      expect(kept.map(({ ids }) => ids.length)).toEqual(got);
-      await engine.post('/wake_up');
-      await Promise.all(kept.map(({ done }) => done));
-      for (const { ids, finishReason } of kept) {
-        expect(ids).toEqual(undisturbed.ids);
-        expect(finishReason).toBe('length');
-      }
-    });
+    it('keeps streams, and goes on with them after the wake, token for token', () =>
+      freezesStreams(subject(), 200));
 
     it('ends streams with abort, which is what /sleep does by itself', async () => {
       const { engine } = subject();
@@ -108,7 +83,7 @@ export function sleeping(subject: () => Subject): void {
         slept = true;
         return answer;
       });
-      await until('asleep by its own word', isSleeping);
+      await until('asleep by its own word', () => isSleeping(subject()));
       const early = [slept, stream.finishReason];
       expect((await sleep).json).toEqual({ status: 'sleeping', level: 1 });
       await stream.done;
@@ -125,8 +100,8 @@ export function sleeping(subject: () => Subject): void {
         done = true;
       });
       const said: boolean[] = [];
-      while (!done) said.push(await isSleeping());
-      for (let i = 0; i < 3; i += 1) said.push(await isSleeping());
+      while (!done) said.push(await isSleeping(subject()));
+      for (let i = 0; i < 3; i += 1) said.push(await isSleeping(subject()));
       expect(said.slice(said.indexOf(true))).not.toContain(false);
       expect(said).toContain(true);
       expect(await state('weights_offloaded')).toBe(1);
@@ -165,7 +140,7 @@ export function sleeping(subject: () => Subject): void {
       expect(text).toMatch(/^vllm:num_requests_running\{.*\} 0\.0$/m);
       expect(answered).toBe(false);
       await engine.post('/wake_up');
-      expect((await pending).json.choices[0].token_ids).toEqual(await tokens());
+      expect((await pending).json.choices[0].token_ids).toEqual(await answerOf(subject()));
     });
 
     it('wakes by tags: weights first, then the cache; asleep until both are there', async () => {
@@ -176,11 +151,11 @@ export function sleeping(subject: () => Subject): void {
       expect(await wake('nonsense')).toEqual({ status: 'sleeping', tags: ['nonsense'] });
       expect(await wake('weights')).toEqual({ status: 'sleeping', tags: ['weights'] });
       expect(await held()).toBeGreaterThan(asleep + weightsBytes - bytesOff);
-      expect(await isSleeping()).toBe(true);
+      expect(await isSleeping(subject())).toBe(true);
       expect(await states()).toEqual([0, 1, 0]);
       expect(await wake('weights')).toEqual({ status: 'sleeping', tags: ['weights'] });
       expect(await wake('kv_cache')).toEqual({ status: 'awake', tags: ['kv_cache'] });
-      expect(await isSleeping()).toBe(false);
+      expect(await isSleeping(subject())).toBe(false);
       expect(await states()).toEqual([1, 0, 0]);
     });
 
@@ -192,7 +167,7 @@ export function sleeping(subject: () => Subject): void {
       await engine.get('/health');
       const got = stream!.ids.length;
       expect(Math.abs((await held()) - before)).toBeLessThan(bytesOff);
-      expect(await isSleeping()).toBe(true);
+      expect(await isSleeping(subject())).toBe(true);
       expect(await states()).toEqual([0, 0, 0]);
       expect(stream!.ids.length).toBe(got);
       expect((await engine.post('/wake_up?tags=scheduling')).json).toEqual({
@@ -214,9 +189,9 @@ export function sleeping(subject: () => Subject): void {
       const { engine } = subject();
       expect((await engine.post('/pause?mode=keep')).json).toEqual({ status: 'paused' });
       expect(JSON.parse((await engine.get('/is_paused')).text)).toEqual({ is_paused: true });
-      expect(await isSleeping()).toBe(true);
+      expect(await isSleeping(subject())).toBe(true);
       expect((await engine.post('/resume')).json).toEqual({ status: 'resumed' });
-      expect(await isSleeping()).toBe(false);
+      expect(await isSleeping(subject())).toBe(false);
     });
 
     it('counts sleeps and wakes, and those under way', async () => {
