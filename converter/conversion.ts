@@ -154,12 +154,14 @@ export async function convertFetched(options: ConvertOptions, fetched: Fetched):
   const form = formFolder(settings.modelsDir, settings.modelName, commit);
   const there = async (): Promise<Converted | null> => {
     const found = await publishedForm(form, commit);
-    const own = basename(form);
-    if (found) await removeRemains(places.converting, [`${own}.journal`, `${own}.damaged`]);
     return found && { path: form, bytes: found.bytes, tensors: found.tensors.length, written: 0 };
   };
   const present = await there();
-  if (present) return present;
+  if (present) {
+    const own = basename(form);
+    await removeRemains(places.converting, [`${own}.journal`, `${own}.damaged`]);
+    return present;
+  }
   const stop = new AbortController();
   const lock = await acquireLock(places.lock, {
     signal: options.signal,
