@@ -38,7 +38,7 @@ export const policyOptions = [
   '--work FACTOR       what engines work on each request, multiplied: 0.1 stands for short answers',
   '--picture FILE      where the SVG goes',
   '--workload TEXT     only workloads whose names contain this: "trace, 8"',
-  '--prove SECONDS     proves which aims for p99 no policy can reach; computing time of each attempt, some 14 a workload',
+  '--prove SECONDS     proves which aims for p99 no policy can reach; computing time of each attempt, up to 28 a workload',
 ];
 
 const traceDefault = new URL('../../../test/fixtures/traces/azure-llm-2023-conv.csv', import.meta.url)

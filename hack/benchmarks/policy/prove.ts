@@ -12,6 +12,8 @@ const share = 0.99;
 const attempts = [
   { slotMs: 400, levels: 1, statesMax: 300 },
   { slotMs: 250, levels: 1, statesMax: 300 },
+  { slotMs: 200, levels: 1, statesMax: 1_000 },
+  { slotMs: 250, levels: 1, statesMax: 2_000 },
 ];
 /** How near to the longest wait that can be proven the search goes, of the span it began with. */
 const searchRounds = 4;
@@ -69,7 +71,7 @@ function longestProven(scenario: Scenario, lowMs: number, highMs: number, limitM
   return found;
 }
 
-/** @param limitMs computing time for each attempt; a workload takes up to some 14 of them */
+/** @param limitMs computing time for each attempt; a workload takes up to some 28 of them */
 export function proofLines({ scenario, rows, leastP99Ms }: Report, limitMs: number): string[] {
   const aims = [
     { name: "half of best LRU's p99", waitMs: rows.lru.figures.p99Ms / 2 },
