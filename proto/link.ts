@@ -73,6 +73,10 @@ export interface State {
   expectedMs: number;
   /** Awake, on each GPU in the order of the pod's UUIDs; absent or empty by an agent of an older release. */
   vramBytes?: number[];
+  /** Its last sleep was for another that waited; absent by an agent of an older release, as the next one. */
+  gaveWay?: boolean;
+  /** Others were put to sleep for this start. */
+  tookRoom?: boolean;
 }
 
 export interface Barrier {

@@ -1,7 +1,6 @@
 /** gthread_sidecar_*: what this front door measured (contract, section 7). */
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { State } from '#proto/link.ts';
-import { stateReasons } from '#proto/reasons.ts';
 import { demandOf, type Gate } from './decide/gate.ts';
 import { shownState, shownStates } from './decide/status.ts';
 
@@ -148,11 +147,10 @@ export function createMetrics(observed: Observed): Metrics {
       if (before.state === 'DEACTIVATING' && sleepsAfter(after.state)) {
         if (barrierSinceMs !== null) own.sleep.observe((atMs - barrierSinceMs) / 1000);
         if (inFlight > 0) own.barrierTimeouts.inc();
-        if (after.reason === stateReasons.preempted) own.preemptions.inc({ role: 'victim' });
+        if (after.gaveWay) own.preemptions.inc({ role: 'victim' });
       }
-      if (after.state === 'WAKING' && before.state !== 'WAKING' && after.reason === stateReasons.preempting) {
+      if (after.state === 'WAKING' && before.state !== 'WAKING' && after.tookRoom)
         own.preemptions.inc({ role: 'waiter' });
-      }
       if (after.state !== 'DEACTIVATING') barrierSinceMs = null;
     },
     text: async (engine) => {

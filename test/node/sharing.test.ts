@@ -34,4 +34,20 @@ describe('two models that do not fit together', () => {
     expect(tokens.length).toBeGreaterThan(requests);
     expect(tokens.filter(({ awake, bytes }) => !awake || bytes < 2 ** 30)).toEqual([]);
   });
+
+  it('and every preemption is counted by both front doors that took part, as by the agent', async () => {
+    const preempted = Number(
+      /^gthread_agent_preemptions_total (\d+)$/m.exec(await world.metrics())?.[1] ?? 0,
+    );
+    expect(preempted).toBeGreaterThanOrEqual(requests - 1);
+    const counted = { victim: 0, waiter: 0 };
+    for (const { url } of pods) {
+      const text = await (await fetch(`${url}/metrics`)).text();
+      for (const [, role, count] of text.matchAll(
+        /^gthread_sidecar_preemptions_total\{role="(\w+)"\} (\d+)$/gm,
+      ))
+        counted[role as keyof typeof counted] += Number(count);
+    }
+    expect(counted).toEqual({ victim: preempted, waiter: preempted });
+  });
 });

@@ -131,6 +131,9 @@ export interface Replica {
   readyAtMs: number | null;
   /** This waiter's victims have been chosen: it goes first. */
   roomMade: boolean;
+  /** Its last sleep was for another that waited, until it serves again; its last start had others' sleeps. For metrics. */
+  gaveWay: boolean;
+  tookRoom: boolean;
 
   /** A question is out; `askStale`: its answer is older than what happened since. */
   asking: boolean;
@@ -323,6 +326,8 @@ export function newReplica(podUid: string, now: number, order: number): Replica 
     askedAtMs: now,
     readyAtMs: null,
     roomMade: false,
+    gaveWay: false,
+    tookRoom: false,
     asking: false,
     askStale: false,
     askTries: 0,

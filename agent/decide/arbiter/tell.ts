@@ -126,6 +126,8 @@ function tellSidecar(step: Step, replica: Replica): void {
       retryAfterMs,
       expectedMs: Math.round(expectedMs),
       vramBytes: vramBytesOf(step, replica),
+      gaveWay: replica.gaveWay,
+      tookRoom: state === 'WAKING' && replica.tookRoom,
     },
   });
 }

@@ -43,6 +43,7 @@ export function callOff(step: Step, replica: Replica): void {
 
 export function sendSleep(step: Step, replica: Replica): void {
   const bytes = callBytes(replica);
+  replica.gaveWay = replica.leaving !== null && replica.leaving.for !== null;
   enter(step, replica, 'sleeping', step.now + sleepMsMax(bytes));
   replica.stoppedAtMs = step.now;
   replica.found = false;
@@ -64,6 +65,7 @@ export function beginFreeing(step: Step, replica: Replica, found: boolean): void
 export function sendWake(step: Step, replica: Replica): void {
   const bytes = callBytes(replica);
   enter(step, replica, 'waking', step.now + wakeMsMax(bytes));
+  replica.tookRoom = replica.roomMade;
   replica.roomMade = false;
   memoryMoves(step, replica);
   step.effects.push({ type: 'wake-engine', podUid: replica.podUid, bytes });
@@ -76,6 +78,7 @@ export function beginServing(step: Step, replica: Replica, fresh: boolean): void
   replica.silences = 0;
   replica.bootReady = true;
   replica.roomMade = false;
+  replica.gaveWay = false;
   replica.failure = null;
   if (!fresh) return;
   replica.becameServingAtMs = step.now;
@@ -84,6 +87,7 @@ export function beginServing(step: Step, replica: Replica, fresh: boolean): void
 
 export function sendGrant(step: Step, replica: Replica, bytes: number): void {
   enter(step, replica, 'booting', step.now + bootMsMax);
+  replica.tookRoom = replica.roomMade;
   replica.roomMade = false;
   replica.readyAtMs = null;
   replica.waitTold = null;

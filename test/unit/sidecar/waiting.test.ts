@@ -188,8 +188,8 @@ describe('a preemption', () => {
   it('is counted as the agent tells it, on either side', async () => {
     const pod = await open({ state: { state: 'SERVING' } });
     pod.agent.raise();
-    pod.agent.tell('SLEEPING', { reason: 'Preempted' });
-    pod.agent.tell('WAKING', { reason: 'Preempting' });
+    pod.agent.tell('SLEEPING', { gaveWay: true });
+    pod.agent.tell('WAKING', { tookRoom: true });
     await until('it wakes', async () => (await status(pod)).state === 'waking');
     pod.agent.tell('SERVING');
     const metrics = async () => (await fetch(`${pod.url}/metrics`)).text();

@@ -27,6 +27,27 @@ describe('a waiter', () => {
     expect([node.phase('a'), node.phase('b')]).toEqual(['serving', 'asleep']);
   });
 
+  it('tells both sidecars, which count it; a sleep of idleness counts for nobody', () => {
+    const node = rivals({ sleep: { idleTimeoutMs: 60_000 } });
+    node.pass(1_000);
+    node.demand('a', 0, 1);
+    const words = (name: string) =>
+      node.effects.flatMap((effect) =>
+        effect.type === 'tell' && effect.podUid === name
+          ? [[effect.state.state, effect.state.gaveWay, effect.state.tookRoom]]
+          : [],
+      );
+    node.pass(5_000);
+    expect(words('b').at(-1)).toEqual(['SLEEPING', true, false]);
+    expect(words('a').slice(-2)).toEqual([
+      ['WAKING', true, true],
+      ['SERVING', false, false],
+    ]);
+    node.demand('a', 0, 0);
+    node.pass(100_000);
+    expect(words('a').at(-1)).toEqual(['SLEEPING', false, false]);
+  });
+
   it('says why in a sentence with figures', () => {
     const node = rivals();
     node.pass(29_000);
