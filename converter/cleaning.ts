@@ -1,16 +1,15 @@
-/** The clean-up: what lies there → what Models want → a list, and with `isRemoving` the removal of what none uses. */
+/** The clean-up: what lies there → what Models and pods use → a list, and with `isRemoving` the removal of what none uses. */
 import { mkdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { formatGiB } from '#platform/quantity.ts';
 import { acquireLock, staleMs } from './act/lock.ts';
 import { FetchFailure } from './decide/failures.ts';
 import { incomingName } from './decide/places.ts';
-import { judgeFolders, type Verdict, type WantedModel } from './decide/unused.ts';
+import { judgeFolders, type Users, type Verdict } from './decide/unused.ts';
 import { readStore } from './observe/store.ts';
 
-export interface CleanOptions {
+export interface CleanOptions extends Users {
   modelsDir: string;
-  models: readonly WantedModel[];
   isRemoving: boolean;
   /** Removes although there is no Model at all. */
   isForAll: boolean;
@@ -51,7 +50,7 @@ async function remove(modelsDir: string, { folder, path }: Verdict, signal: Abor
  */
 export async function clean(options: CleanOptions): Promise<number> {
   const { modelsDir, models, isRemoving, print } = options;
-  const verdicts = judgeFolders(await readStore(modelsDir, staleMs, options.nowMs), models);
+  const verdicts = judgeFolders(await readStore(modelsDir, staleMs, options.nowMs), options);
   const unused = verdicts.filter(({ isUsed }) => !isUsed);
   if (isRemoving && models.length === 0 && unused.length > 0 && !options.isForAll) {
     throw new FetchFailure(

@@ -3,7 +3,7 @@
  * form. Environment: MODEL_NAME, REVISION (main), MODELS_DIR (/mnt/models), HF_ENDPOINT (https://huggingface.co), HF_TOKEN,
  * TERMINATION_LOG (/dev/termination-log), PROGRESS_PATH and PROGRESS_KEY (a ConfigMap at the API server; act/tell.ts). Exit
  * code 0 when all is published, 1 when not, 2 for a wrong command; the termination message is one line of JSON
- * (act/report.ts). `clean` lists, and with --remove removes, what no Model uses (docs/weights.md).
+ * (act/report.ts). `clean` lists, and with --remove removes, what no Model or pod uses (docs/weights.md).
  */
 import { parseArgs } from 'node:util';
 import { createLog, errorText } from '#platform/log.ts';
@@ -80,18 +80,23 @@ async function work(command: 'fetch' | 'convert'): Promise<void> {
   }
 }
 
-/** `clean [--models FILE] [--remove] [--all]`: FILE as kubectl prints Models, - for stdin; without it the API server is asked. */
+/** `clean [--models FILE] [--pods FILE] [--remove] [--all]`: FILE as kubectl prints them, - for stdin; else the API server is asked. */
 async function cleanUp(words: string[]): Promise<void> {
   try {
     const { values } = parseArgs({
       args: words,
-      options: { models: { type: 'string' }, remove: { type: 'boolean' }, all: { type: 'boolean' } },
+      options: {
+        models: { type: 'string' },
+        pods: { type: 'string' },
+        remove: { type: 'boolean' },
+        all: { type: 'boolean' },
+      },
     });
     const { clean } = await import('./cleaning.ts');
-    const { readModels } = await import('./observe/models.ts');
+    const { readUsers } = await import('./observe/users.ts');
     await clean({
       modelsDir: readModelsDir(process.env),
-      models: await readModels(values.models ?? null),
+      ...(await readUsers({ models: values.models ?? null, pods: values.pods ?? null })),
       isRemoving: values.remove ?? false,
       isForAll: values.all ?? false,
       print: (line) => void process.stdout.write(`${line}\n`),

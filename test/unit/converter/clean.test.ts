@@ -38,6 +38,7 @@ async function run(modelsDir: string, wanted: ReturnType<typeof models>, more: P
   const removed = await clean({
     modelsDir,
     models: wanted,
+    pods: [],
     isRemoving: false,
     isForAll: false,
     print: (line) => void lines.push(line),
@@ -71,16 +72,10 @@ describe('the clean-up', () => {
       [`org--x/${b}`],
     ],
     [
-      'such a commit on which a pod still runs',
-      [...one, upstream('org--x', b)],
-      [
-        model(
-          'org/x',
-          { loadFormat: 'gthread' },
-          { conditions: [{ message: `files of commit ${b}, 1 GiB are on disk` }] },
-        ),
-      ],
-      [],
+      'another modelName that a Model names by its commit: a draft, say',
+      [upstream('org--draft', b), upstream('org--draft', a)],
+      [model('org/x', { extraArgs: [`--speculative-config={"model":"/mnt/models/org--draft/${b}"}`] })],
+      [`org--draft/${a}`],
     ],
     ['a commit named by a Model', [upstream('org--x', b)], [model('org/x', { revision: b })], []],
     [
