@@ -9,7 +9,7 @@ import {
   weightsFiles,
   weightsVersion,
 } from '#proto/weights.ts';
-import { acquireLock } from './act/lock.ts';
+import { acquireLock, type Lock } from './act/lock.ts';
 import { removeRemains, syncFolder, writeDurably } from './act/publish.ts';
 import { type Converted, type Fetched, Progress } from './act/report.ts';
 import { findDamaged, sendBack } from './act/verify.ts';
@@ -44,6 +44,7 @@ interface Run extends ConvertOptions {
   form: string;
   /** Also aborted when one part of the work has failed. */
   stop: AbortController;
+  lock: Lock;
 }
 
 /** Checks the files' hashes; a damaged one sends the commit back. */
@@ -139,6 +140,7 @@ async function convertCommit(run: Run, isFresh: boolean): Promise<Converted> {
     }),
     sources,
   };
+  run.lock.requireHeld();
   await publish(run, folder, form);
   return { path: run.form, bytes: layout.bytes, tensors: tensors.length, written };
 }
@@ -179,7 +181,7 @@ export async function convertFetched(options: ConvertOptions, fetched: Fetched):
         `${fetched.path} was changed after it was fetched: the next run fetches it again; nobody but this system may write there`,
       );
     }
-    const run: Run = { ...options, places, manifest, source: fetched.path, form, stop };
+    const run: Run = { ...options, places, manifest, source: fetched.path, form, stop, lock };
     return await convertCommit(run, fetched.downloaded === manifest.files.length);
   } finally {
     await lock.release();

@@ -3,7 +3,7 @@ import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Log } from '#platform/log.ts';
 import { download } from './act/download.ts';
-import { acquireLock } from './act/lock.ts';
+import { acquireLock, type Lock } from './act/lock.ts';
 import { hashSmallFiles, publish, rememberRevision, removeRemains, unpublish } from './act/publish.ts';
 import { type Fetched, Progress } from './act/report.ts';
 import { FetchFailure, hubIsAway } from './decide/failures.ts';
@@ -99,7 +99,11 @@ async function downloadAll(
 }
 
 /** Under the lock: fetches what is missing and publishes. @returns the manifest and how many files came */
-async function fetchCommit(run: Run, commit: string): Promise<{ manifest: Manifest; downloaded: number }> {
+async function fetchCommit(
+  run: Run,
+  commit: string,
+  lock: Lock,
+): Promise<{ manifest: Manifest; downloaded: number }> {
   const { settings, places, log } = run;
   const folder = join(places.incoming, commit);
   const http = httpOf(run);
@@ -135,6 +139,7 @@ async function fetchCommit(run: Run, commit: string): Promise<{ manifest: Manife
     };
     const manifest = makeManifest(source, wanted, await hashSmallFiles(folder, wanted));
     if (http.signal.aborted) throw interruption(http.signal);
+    lock.requireHeld();
     await publish(places, manifest);
     return { manifest, downloaded: left.files.length };
   } finally {
@@ -176,7 +181,7 @@ export async function fetchRevision(options: FetchOptions): Promise<Fetched> {
     const meanwhile = await publishedManifest(path, commit);
     const { manifest, downloaded } = meanwhile
       ? { manifest: meanwhile, downloaded: 0 }
-      : await fetchCommit(run, commit);
+      : await fetchCommit(run, commit, lock);
     await rememberRevision(places, commit);
     return result(manifest, downloaded);
   } finally {

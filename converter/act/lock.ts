@@ -1,27 +1,43 @@
 /**
- * One fetch at a time in a model's folder: a lock file whose time of change is its holder's heartbeat. It saves double
- * work; what makes two writers harmless is that every file is checked by its hash before it counts.
+ * One Job at a time works on a model: a lock file that its holder has taken from the kernel (flock), so that nobody has it
+ * as well while that one lives, however slow it is. The file's time of change is a heartbeat beside that: for `clean`, for
+ * Jobs of earlier releases, which know nothing else, and for a disk that several nodes share.
  */
 import { randomUUID } from 'node:crypto';
-import { link, mkdir, open, readFile, rename, stat, unlink, utimes } from 'node:fs/promises';
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  ftruncateSync,
+  futimesSync,
+  openSync,
+  readFileSync,
+  statSync,
+  unlinkSync,
+  writeSync,
+} from 'node:fs';
+import { mkdir } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { FetchFailure } from '../decide/failures.ts';
 import { interruption } from '../http.ts';
+import { takeFile } from './flock.ts';
 
 const heartbeatMsDefault = 5_000;
-/** A holder that did not touch its lock for so long is dead. */
+/** A holder that did not touch its lock for so long is dead, if the kernel says so too. */
 export const staleMs = 30_000;
 /** Longest wait for another Job's fetch. */
 const waitMsMax = 6 * 3_600_000;
 
 export interface Lock {
+  /** To be asked before what is written counts. @throws FetchFailure Busy when the lock is another's now */
+  requireHeld(): void;
   release(): Promise<void>;
 }
 
 export interface LockOptions {
   signal: AbortSignal;
-  /** The lock is another's now (this process was stopped for long): the work must stop. */
+  /** The lock is another's now (somebody removed the file): the work must stop. */
   onLost: () => void;
   /** Called once, when it has to wait. */
   onWait: () => void;
@@ -31,31 +47,53 @@ export interface LockOptions {
   heartbeatMs?: number;
 }
 
-const holderOf = (path: string): Promise<string | null> => readFile(path, 'utf8').catch(() => null);
-
-/** Makes the lock file; false when there is one. */
-async function create(path: string, holder: string): Promise<boolean> {
+/** What a call returns; null where there is no such file. */
+function orNull<T>(call: () => T): T | null {
   try {
-    const handle = await open(path, 'wx', 0o644);
-    await handle.writeFile(holder).finally(() => handle.close());
-    return true;
+    return call();
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false;
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
     throw error;
   }
 }
 
-/** Takes a dead holder's lock away. Another waiter may do the same at once: what was taken is looked at afterwards. */
-async function clearStale(path: string, own: string): Promise<void> {
-  const seen = await holderOf(path);
-  const found = await stat(path).catch(() => null);
-  if (found === null || Date.now() - found.mtimeMs < staleMs) return;
-  const aside = `${path}.${own}`;
-  await rename(path, aside).catch(() => {});
-  const taken = await holderOf(aside);
-  // A living holder's lock came in between: give it back, unless somebody holds a new one.
-  if (taken !== null && taken !== seen) await link(aside, path).catch(() => {});
-  await unlink(aside).catch(() => {});
+const holderOf = (path: string): string | null => orNull(() => readFileSync(path, 'utf8'));
+
+/**
+ * Whether a file that the kernel has given us may be ours: it still lies at its path, and is new or its holder's
+ * heartbeat has stopped. A time in the future is nobody's heartbeat: the clock was set back.
+ */
+function isFree(path: string, descriptor: number): boolean {
+  const { ino, size, mtimeMs } = fstatSync(descriptor);
+  if (orNull(() => statSync(path))?.ino !== ino) return false;
+  return size === 0 || Math.abs(Date.now() - mtimeMs) >= staleMs;
+}
+
+/** @returns the lock file's descriptor; null while another holds it */
+function take(path: string, own: string): number | null {
+  const descriptor = openSync(path, constants.O_RDWR | constants.O_CREAT, 0o644);
+  try {
+    if (takeFile(descriptor) && isFree(path, descriptor)) {
+      ftruncateSync(descriptor);
+      writeSync(descriptor, own, 0);
+      return descriptor;
+    }
+  } catch (error) {
+    closeSync(descriptor);
+    throw error;
+  }
+  closeSync(descriptor);
+  return null;
+}
+
+/** Shows that the holder lives. Its calls wait for nothing: the threads of the others may all be at a slow disk. */
+function beat(path: string, own: string, descriptor: number, onLost: () => void): void {
+  try {
+    if (holderOf(path) === own) futimesSync(descriptor, new Date(), new Date());
+    else onLost();
+  } catch {
+    // A beat that fails leaves the lock to look old; the kernel still keeps it from others.
+  }
 }
 
 /**
@@ -66,10 +104,10 @@ export async function acquireLock(path: string, options: LockOptions): Promise<L
   const own = randomUUID();
   await mkdir(dirname(path), { recursive: true });
   const startMs = Date.now();
-  for (let tries = 0; !(await create(path, own)); tries++) {
-    if (tries === 0) options.onWait();
-    await clearStale(path, own);
-    if (tries > 0 && Date.now() - startMs >= (options.waitMs ?? waitMsMax)) {
+  let taken = take(path, own);
+  if (taken === null) options.onWait();
+  for (; taken === null; taken = take(path, own)) {
+    if (Date.now() - startMs >= (options.waitMs ?? waitMsMax)) {
       throw new FetchFailure(
         'Busy',
         `another Job has held ${path} for too long: see what that one waits for`,
@@ -79,16 +117,23 @@ export async function acquireLock(path: string, options: LockOptions): Promise<L
       throw interruption(options.signal);
     });
   }
-  const beat = async (): Promise<void> => {
-    if ((await holderOf(path)) !== own) return options.onLost();
-    await utimes(path, new Date(), new Date());
-  };
-  // A beat that fails leaves the lock to grow stale, which is what it is then.
-  const timer = setInterval(() => void beat().catch(() => {}), options.heartbeatMs ?? heartbeatMsDefault);
+  const descriptor = taken;
+  const timer = setInterval(
+    () => beat(path, own, descriptor, options.onLost),
+    options.heartbeatMs ?? heartbeatMsDefault,
+  );
   return {
+    requireHeld: () => {
+      if (holderOf(path) !== own)
+        throw new FetchFailure('Busy', 'another Job took this model over: this one stops');
+    },
     release: async () => {
       clearInterval(timer);
-      if ((await holderOf(path)) === own) await unlink(path);
+      try {
+        if (holderOf(path) === own) unlinkSync(path);
+      } finally {
+        closeSync(descriptor);
+      }
     },
   };
 }

@@ -1,5 +1,5 @@
 /**
- * The calls of the C library that Node does not have, and the one place that knows koffi. It keeps no reference to what it
+ * The calls of the C library that Node does not have, and the agent's one place that knows koffi. It keeps no reference to what it
  * maps: who asked for a mapping releases it, and uses it no more.
  */
 import { constants } from 'node:os';
