@@ -7,6 +7,7 @@ import type { Model } from './kubernetes.ts';
 import type { Placement } from './placement.ts';
 import type { Failure } from './pod-state.ts';
 import type { Rollout } from './rollout.ts';
+import { shortened } from './shortened.ts';
 
 export type Told = Pick<Condition, 'type' | 'status' | 'reason' | 'message'>;
 
@@ -43,14 +44,12 @@ export const conditionTime = (
 const placeText = ({ replica, target }: Placement): string =>
   `replica ${replica} on ${target![0]!.node}, GPU ${target!.map(({ index }) => index).join(',')}`;
 
-/** Longest message of a condition, characters: a hundred replicas are not told one by one. */
-const messageCharactersMax = 4096;
-
 const told = (type: string, status: Told['status'], reason: string, message: string): Told => ({
   type,
   status,
   reason,
-  message: message.slice(0, messageCharactersMax),
+  // A hundred replicas are not told one by one.
+  message: shortened(message),
 });
 
 const scaledToZero = (type: string) => told(type, 'False', 'ScaledToZero', 'spec.replicas is 0');

@@ -1,8 +1,6 @@
 /** What the converter says of its work: its last word on the termination message path, its progress in the ConfigMap. */
 import type { ObjectCondition, Pod, ProgressNotes } from './kubernetes.ts';
-
-/** Longest message of a failed fetch that is shown, characters. */
-const messageCharactersMax = 1024;
+import { quoted } from './shortened.ts';
 
 /** Of which part of the work bytes are counted, or in which it failed. */
 export type FetchPart = 'Fetching' | 'Converting';
@@ -28,7 +26,6 @@ export interface FetchProgress {
   totalBytes: number;
 }
 
-const shortened = (text: string): string => text.slice(0, messageCharactersMax);
 const numberOrNull = (value: unknown): number | null => (typeof value === 'number' ? value : null);
 const partOf = (value: unknown): FetchPart => (value === 'Converting' ? value : 'Fetching');
 
@@ -79,7 +76,7 @@ export function saidFault(pods: Pod[]): FetchFault | null {
     const isName = typeof error.reason === 'string' && /^[A-Za-z][A-Za-z0-9]*$/.test(error.reason);
     return {
       reason: isName ? (error.reason as string) : 'FetchFailed',
-      message: shortened(error.message),
+      message: quoted(error.message),
       part: partOf(error.part),
     };
   }
@@ -112,7 +109,7 @@ export function faultOf(pods: Pod[], failed: ObjectCondition): FetchFault {
   const detail = lastWords(pods)[0] ?? failed.message ?? failed.reason ?? 'no reason was given';
   return {
     reason: 'FetchFailed',
-    message: `the fetch Job failed: ${shortened(detail)}`,
+    message: `the fetch Job failed: ${quoted(detail)}`,
     part: 'Fetching',
   };
 }
@@ -123,7 +120,7 @@ export function imageFault(pods: Pod[]): FetchFault | null {
   if (!waiting?.reason || !/^(ErrImage|ImagePull|InvalidImage|Create|Run)/.test(waiting.reason)) return null;
   return {
     reason: waiting.reason.startsWith('ErrImage') ? 'ImagePullBackOff' : waiting.reason,
-    message: `the fetch Job's pod: ${shortened(waiting.message ?? waiting.reason)}`,
+    message: `the fetch Job's pod: ${quoted(waiting.message ?? waiting.reason)}`,
     part: 'Fetching',
   };
 }

@@ -21,7 +21,6 @@ import {
   unschedulable,
 } from './fetch-words.ts';
 import {
-  conditionStatus,
   createdAtMs,
   isTerminating,
   type Job,
@@ -39,6 +38,8 @@ export const fetchRetryMs = 10 * 60_000;
 /** So is one that the hub refused: a licence is accepted, a Secret of the user's edited, and nothing here shows it. */
 export const accessRetryMs = 2 * 60_000;
 const accessReasons = ['TokenNeeded', 'TokenRefused', 'LicenceNotAccepted', 'NotFoundOrPrivate'];
+/** A Job that ended well without a result that can be read is begun again after this, ms: its pod's last words may follow it. */
+export const wordlessMs = 30_000;
 export type Fetch =
   | { state: 'running'; message: string; progress: FetchProgress | null }
   | ({ state: 'done' } & FetchResult)
@@ -116,6 +117,14 @@ function firstStep(
       wakeAtMs: null,
     };
   }
+  const strayed = whyStrayed(view, job, at.node);
+  if (strayed !== null) {
+    return {
+      fetch: { state: 'running', message: `fetching ${what}: ${strayed}`, progress: null },
+      effects: [deletion(view, job, `fetch ${what} again: ${strayed}`)],
+      wakeAtMs: null,
+    };
+  }
   const pods = (fetches.podsOfJob.get(at.name) ?? []).filter((pod) => isOf(pod, job));
   const step = jobStep(view, job, pods, { what, converts: loadFormat === 'gthread' });
   // What failed with another token, endpoint or image than today's is not waited for.
@@ -127,6 +136,17 @@ function firstStep(
     effects: [deletion(view, job, `try ${what} with what has changed`)],
     wakeAtMs: null,
   };
+}
+
+/** Why a Job's files, there or on their way, are not where pods look for them; null when they are. */
+function whyStrayed(view: ClusterView, job: Job, nodeName: string): string | null {
+  const { modelsPath } = view.settings;
+  const volume = job.spec?.template.spec.volumes.find(({ hostPath }) => hostPath !== undefined);
+  const path = volume?.hostPath?.path ?? modelsPath;
+  if (path !== modelsPath) return `storage.modelsPath was ${path}, is ${modelsPath}`;
+  const node = view.snapshot.nodes.get(nodeName);
+  const isOther = node !== undefined && createdAtMs(node) > createdAtMs(job);
+  return isOther ? `${nodeName} is a newer Node than the one that they were brought to` : null;
 }
 
 /** The Job, with a hash of all that its outcome depends on. */
@@ -156,6 +176,9 @@ const deletion = (view: ClusterView, job: Job, because: string): Effect => ({
   because,
 });
 
+const trueCondition = (job: Job, wanted: string): ObjectCondition | undefined =>
+  job.status?.conditions?.find(({ type, status }) => type === wanted && status === 'True');
+
 function jobStep(
   view: ClusterView,
   job: Job,
@@ -163,8 +186,8 @@ function jobStep(
   { what, converts }: { what: string; converts: boolean },
 ): FetchStep {
   const noted = job.metadata.annotations?.[ownAnnotations.fetchResult];
-  const complete =
-    conditionStatus(job.status?.conditions, 'Complete') === 'True' || (job.status?.succeeded ?? 0) > 0;
+  const ended = trueCondition(job, 'Complete');
+  const complete = ended !== undefined || (job.status?.succeeded ?? 0) > 0;
   const result = notedResult(job, noted ?? '') ?? (complete ? resultOf(pods) : null);
   if (result && (result.gthread !== null || !converts)) {
     const note: Effect = {
@@ -177,12 +200,8 @@ function jobStep(
     return { fetch: { state: 'done', ...result }, effects: noted ? [] : [note], wakeAtMs: null };
   }
   const again = deletion(view, job, `fetch ${what} again`);
-  if (complete) {
-    // Its pod is gone before its result was read. Fetching again finds every file and downloads none.
-    const effects = pods.length > 0 ? [] : [again];
-    return { fetch: runningFetch(view, job, pods, what), effects, wakeAtMs: null };
-  }
-  const failed = job.status?.conditions?.find(({ type, status }) => type === 'Failed' && status === 'True');
+  if (complete) return wordlessStep(view, pods, ended, { what, again });
+  const failed = trueCondition(job, 'Failed');
   if (failed) return failedStep(view, pods, failed, again);
   const fault = hopelessFault(pods) ?? imageFault(pods);
   return {
@@ -190,6 +209,20 @@ function jobStep(
     effects: [],
     wakeAtMs: null,
   };
+}
+
+/** A Job whose pod is gone before its result was read, or left none: begun again, it finds every file and downloads none. */
+function wordlessStep(
+  view: ClusterView,
+  pods: Pod[],
+  ended: ObjectCondition | undefined,
+  { what, again }: { what: string; again: Effect },
+): FetchStep {
+  const message = `fetching ${what}: its Job ended without a result (is the node's disk full?) and is begun again`;
+  const fetch: Fetch = { state: 'running', message, progress: null };
+  const dueMs = pods.length > 0 ? Date.parse(ended?.lastTransitionTime ?? '') + wordlessMs : view.nowMs;
+  if (dueMs <= view.nowMs) return { fetch, effects: [again], wakeAtMs: null };
+  return { fetch, effects: [], wakeAtMs: Number.isFinite(dueMs) ? dueMs : null };
 }
 
 /** A Job that has used up its attempts: told, and after a while begun again. */

@@ -71,7 +71,15 @@ export interface ProgressNotes extends KubernetesObject {
   data?: Record<string, string>;
 }
 
+type Others = Record<string, unknown>;
+interface JobVolume {
+  name: string;
+  hostPath?: { path: string; type?: string };
+}
+
 export interface Job extends KubernetesObject {
+  /** Of its volumes the one that holds the weights. */
+  spec?: { template: { spec: { volumes: JobVolume[] } & Others } & Others } & Others;
   status?: { conditions?: ObjectCondition[]; active?: number; succeeded?: number; failed?: number };
 }
 

@@ -1,4 +1,4 @@
-/** Model.status: what is, in the contract's words; applied only when it differs, with an Event for each transition. */
+/** Model.status: what is, in the API's words; applied only when it differs, with an Event for each transition. */
 import type { Assignment, ModelStatus, Phase } from '#api/model.ts';
 import { formatGiB } from '#platform/quantity.ts';
 import { labels } from '#proto/names.ts';
@@ -23,6 +23,7 @@ import type { Placement } from './placement.ts';
 import type { Failure, PodState } from './pod-state.ts';
 import type { Rollout } from './rollout.ts';
 import type { Routing } from './routing.ts';
+import { shortened } from './shortened.ts';
 
 /** All that the earlier phases found out about one Model. */
 export interface Progress {
@@ -107,12 +108,12 @@ function conversionOf(fetches: Fetch[]): ModelStatus['conversion'] {
   const [first] = fetches;
   if (!first) return undefined;
   const failed = fetches.find((fetch) => fetch.state === 'failed');
-  if (failed) return { state: 'Failed', message: failed.message };
+  if (failed) return { state: 'Failed', message: shortened(failed.message) };
   const running = fetches.find((fetch) => fetch.state === 'running');
   if (running) {
     const { progress, message } = running;
     const bytes = progress && { bytes: progress.bytes, totalBytes: progress.totalBytes };
-    return { state: progress?.part ?? 'Fetching', ...bytes, message };
+    return { state: progress?.part ?? 'Fetching', ...bytes, message: shortened(message) };
   }
   if (first.state !== 'done') return undefined;
   const bytes = first.gthread ? first.gthread.bytes : first.bytes;
@@ -121,11 +122,6 @@ function conversionOf(fetches: Fetch[]): ModelStatus['conversion'] {
     ...(bytes !== null && { bytes, totalBytes: bytes }),
   };
 }
-
-/** Longest text of status.gpus that the API takes (api/model.ts), characters; assignments tell the rest. */
-export const gpusCharactersMax = 4096;
-const shortened = (text: string): string =>
-  text.length <= gpusCharactersMax ? text : `${text.slice(0, gpusCharactersMax - 1)}…`;
 
 /** The status as it is to be. */
 export function statusOf(view: ClusterView, progress: Progress): ModelStatus {
@@ -163,6 +159,7 @@ export function statusOf(view: ClusterView, progress: Progress): ModelStatus {
     selector: `${labels.model}=${model.metadata.name}`,
     ...(assignments.length > 0 && {
       node: [...new Set(assignments.map(({ node }) => node))].join(','),
+      // Assignments tell the rest.
       gpus: shortened(assignments.map(({ gpus }) => gpus).join(',')),
       assignments,
     }),

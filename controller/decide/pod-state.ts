@@ -2,6 +2,7 @@
 import type { GpuOccupant } from '#api/gpu.ts';
 import type { ClusterView } from './cluster-view.ts';
 import { type ContainerStatus, conditionStatus, type Pod } from './kubernetes.ts';
+import { quoted } from './shortened.ts';
 
 export interface Failure {
   reason: string;
@@ -41,8 +42,6 @@ const hopeless: Record<string, string> = {
 };
 /** From this restart on, a container that has not come up counts as failed also while it tries again. */
 const restartsFailed = 2;
-/** Longest message taken over from a pod, characters. */
-const messageCharactersMax = 1024;
 
 function containerFailure(status: ContainerStatus): Failure | null {
   const { waiting } = status.state ?? {};
@@ -54,14 +53,14 @@ function containerFailure(status: ContainerStatus): Failure | null {
   if (reason) {
     const detail =
       waiting?.reason === 'CrashLoopBackOff' && how !== '' ? how : (waiting?.message ?? waiting?.reason);
-    return { reason, message: `container ${status.name}: ${detail}`.slice(0, messageCharactersMax) };
+    return { reason, message: quoted(`container ${status.name}: ${detail}`) };
   }
   const failedBefore =
     ended !== undefined && ended.exitCode !== 0 && (status.restartCount ?? 0) >= restartsFailed;
   if (failedBefore && !status.ready) {
     return {
       reason: ended.reason ?? 'Error',
-      message: `container ${status.name} ends again and again: ${how}`.slice(0, messageCharactersMax),
+      message: quoted(`container ${status.name} ends again and again: ${how}`),
     };
   }
   return null;

@@ -1,7 +1,11 @@
 /** Files on their way: fetched, converted, counted in bytes, and begun again as soon as what was wrong has changed. */
 import { describe, expect, it } from 'vitest';
-import { accessRetryMs, fetchJobName } from '../../../controller/decide/fetch.ts';
+import { modelStatus } from '../../../api/model.ts';
+import { accessRetryMs, fetchJobName, wordlessMs } from '../../../controller/decide/fetch.ts';
+import { plan } from '../../../controller/decide/plan.ts';
+import { projected } from '../../../controller/decide/projection.ts';
 import type { ControllerSettings } from '../../../controller/decide/settings.ts';
+import type { Snapshot } from '../../../controller/decide/snapshot.ts';
 import { gpu, model, settings } from './builders.ts';
 import { PlainCluster } from './plain-cluster.ts';
 
@@ -132,6 +136,113 @@ describe('bytes', () => {
     const cluster = of('auto', { progress: null });
     expect(JSON.stringify(jobOf(cluster))).toContain('"automountServiceAccountToken":false');
     expect(JSON.stringify(jobOf(cluster))).not.toContain('PROGRESS');
+  });
+});
+
+describe('files that were brought', () => {
+  const uidOf = (cluster: PlainCluster) => jobOf(cluster).metadata.uid;
+  const done = () => {
+    const cluster = of('auto');
+    cluster.comeUp();
+    return cluster;
+  };
+  const moves: [string, (cluster: PlainCluster) => void][] = [
+    ['another models path', (cluster) => Object.assign(cluster.settings, { modelsPath: '/data/big' })],
+    [
+      'another Node of the same name',
+      (cluster) => {
+        cluster.node('n1').metadata.creationTimestamp = new Date(cluster.nowMs - 60_000).toISOString();
+      },
+    ],
+  ];
+
+  it.each(moves)('are not believed to be on %s; what runs goes on', (_, move) => {
+    const cluster = done();
+    const [before, [pod]] = [uidOf(cluster), cluster.pods()];
+    cluster.nowMs += 120_000;
+    move(cluster);
+    cluster.settle();
+    expect(uidOf(cluster)).not.toBe(before);
+    expect(cluster.condition('Staged')).toMatchObject({ status: 'False', reason: 'Fetching' });
+    expect(cluster.pods()).toEqual([pod]);
+    expect(cluster.phase()).toBe('Ready');
+    const again = uidOf(cluster);
+    cluster.fetched();
+    cluster.settle();
+    expect(uidOf(cluster)).toBe(again);
+    expect(cluster.condition('Staged')?.status).toBe('True');
+  });
+
+  it('are not fetched on to the old place either', () => {
+    const cluster = of('auto');
+    const before = uidOf(cluster);
+    moves[0]![1](cluster);
+    cluster.settle();
+    expect(uidOf(cluster)).not.toBe(before);
+    expect(JSON.stringify(jobOf(cluster))).toContain('/data/big');
+  });
+
+  it('stay believed when the same Node is told again, and by what the cache keeps of a Job', () => {
+    const cluster = done();
+    const before = uidOf(cluster);
+    cluster.node('n1').metadata.creationTimestamp = new Date(cluster.nowMs - 60_000).toISOString();
+    for (const [key, job] of cluster.objects.jobs) cluster.objects.jobs.set(key, projected('jobs', job));
+    cluster.settle();
+    expect(uidOf(cluster)).toBe(before);
+    moves[0]![1](cluster);
+    cluster.settle();
+    expect(uidOf(cluster)).not.toBe(before);
+  });
+
+  it.each([[{}], [fetched]])(
+    'without the word that is needed are brought again after a while: %j',
+    (words) => {
+      const cluster = of('gthread');
+      const before = uidOf(cluster);
+      cluster.fetchesEnd(words);
+      cluster.settle();
+      expect(uidOf(cluster)).toBe(before);
+      const { wakeAtMs } = plan(
+        cluster.objects as unknown as Snapshot,
+        cluster.memory,
+        cluster.settings,
+        cluster.nowMs,
+      );
+      expect(wakeAtMs).toBe(cluster.nowMs + wordlessMs);
+      expect(cluster.condition('Staged')?.message).toContain('ended without a result');
+      cluster.nowMs += wordlessMs;
+      cluster.settle();
+      expect(uidOf(cluster)).not.toBe(before);
+      cluster.fetchesEnd(converted);
+      cluster.settle();
+      expect(cluster.condition('Staged')?.status).toBe('True');
+    },
+  );
+});
+
+describe('a long refusal', () => {
+  const long = 'x'.repeat(10_000);
+  const bounded = (cluster: PlainCluster) => {
+    const { message } = cluster.model().status!.conversion!;
+    expect(modelStatus.safeParse(cluster.model().status).error).toBeUndefined();
+    expect(message).toContain('xxx');
+  };
+
+  it('of the Job itself is cut to what the API takes', () => {
+    const cluster = new PlainCluster({ gpus: [gpu('n1', 0)], models: [model('a')] });
+    cluster.refuse = { create: 'jobs', message: long };
+    cluster.settle();
+    expect(cluster.phase()).toBe('Failed');
+    bounded(cluster);
+  });
+
+  it('of its pod by the scheduler as well', () => {
+    const cluster = of('auto');
+    cluster.fetchAttemptEnds({});
+    const pod = [...cluster.objects.ownPods.values()].at(-1)!;
+    pod.status = { conditions: [{ type: 'PodScheduled', status: 'False', message: long }] };
+    cluster.settle();
+    bounded(cluster);
   });
 });
 
