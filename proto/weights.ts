@@ -18,6 +18,32 @@ export const weightsChunkBytes = 8 * 1024 * 1024;
 /** Bytes of one hash (xxh64). */
 export const chunkHashBytes = 8;
 
+/**
+ * Bytes of one element of each dtype that the form may have, by the names that safetensors has for them. Without those of less
+ * than a byte: the loader has no tensors of them. vllm/gthread/manifest.py has the same; a unit test holds them together.
+ */
+export const weightsDtypeBytes: Readonly<Record<string, number>> = {
+  BOOL: 1,
+  U8: 1,
+  I8: 1,
+  F8_E4M3: 1,
+  F8_E5M2: 1,
+  F8_E8M0: 1,
+  F8_E4M3FNUZ: 1,
+  F8_E5M2FNUZ: 1,
+  U16: 2,
+  I16: 2,
+  F16: 2,
+  BF16: 2,
+  U32: 4,
+  I32: 4,
+  F32: 4,
+  U64: 8,
+  I64: 8,
+  F64: 8,
+  C64: 8,
+};
+
 /** Largest manifest.pb that is read, bytes: some 100 for each tensor, 8 for each 8 MiB. */
 export const manifestBytesMax = 256 * 1024 * 1024;
 
@@ -135,6 +161,8 @@ function tensorsFault({ bytes, tensors }: WeightsManifest): string | null {
   for (const tensor of tensors) {
     if (!Number.isSafeInteger(tensor.offset) || !Number.isSafeInteger(tensor.bytes))
       return `tensor ${tensor.name} is beyond 2^53`;
+    if (!Object.hasOwn(weightsDtypeBytes, tensor.dtype))
+      return `tensor ${tensor.name} has the dtype ${tensor.dtype}, which this release does not load`;
     if (tensor.offset < end) return `tensor ${tensor.name} begins in the one before it`;
     if (tensor.offset % alignmentOf(tensor.bytes) !== 0) return `tensor ${tensor.name} is not aligned`;
     end = tensor.offset + tensor.bytes;

@@ -3,6 +3,7 @@
  * format's own rules (github.com/huggingface/safetensors, README "Format"): 8 bytes little-endian with the header's
  * length, a JSON object, then the tensors' bytes without a hole or a byte left over.
  */
+import { weightsDtypeBytes } from '#proto/weights.ts';
 import { FetchFailure } from './failures.ts';
 
 /** Longest header, bytes; the format's own limit. */
@@ -11,32 +12,6 @@ export const headerBytesMax = 100_000_000;
 export const lengthBytes = 8;
 const nameCharactersMax = 4096;
 const dimensionsMax = 16;
-
-/** Bits of one element. */
-const dtypeBits: Readonly<Record<string, number>> = {
-  BOOL: 8,
-  F4: 4,
-  F6_E2M3: 6,
-  F6_E3M2: 6,
-  U8: 8,
-  I8: 8,
-  F8_E5M2: 8,
-  F8_E4M3: 8,
-  F8_E8M0: 8,
-  F8_E4M3FNUZ: 8,
-  F8_E5M2FNUZ: 8,
-  I16: 16,
-  U16: 16,
-  F16: 16,
-  BF16: 16,
-  I32: 32,
-  U32: 32,
-  F32: 32,
-  C64: 64,
-  F64: 64,
-  I64: 64,
-  U64: 64,
-};
 
 /** One tensor where it lies upstream. */
 export interface SourceTensor {
@@ -117,10 +92,10 @@ function parseObject(header: Uint8Array, file: SourceFile): Record<string, unkno
 
 const isWhole = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0;
 
-/** Bits of all elements; null when it is beyond 2^53. */
-function bitsOf(shape: readonly number[], bits: number): number | null {
+/** Bytes of all elements; null when it is beyond 2^53. */
+function bytesOf(shape: readonly number[], elementBytes: number): number | null {
   // A dimension of 0 makes all others harmless, so it is multiplied first.
-  const product = [...shape].sort((a, b) => a - b).reduce((so, size) => so * size, 1) * bits;
+  const product = [...shape].sort((a, b) => a - b).reduce((so, size) => so * size, 1) * elementBytes;
   return Number.isSafeInteger(product) ? product : null;
 }
 
@@ -130,11 +105,11 @@ function parseTensor(name: string, value: unknown, file: SourceFile, dataBegin: 
   const { dtype, shape, data_offsets: offsets } = (value ?? {}) as Record<string, unknown>;
   if (name === '' || name.length > nameCharactersMax) throw broken('has an empty or too long name');
   if (typeof dtype !== 'string') throw broken('has no dtype');
-  const bits = Object.hasOwn(dtypeBits, dtype) ? dtypeBits[dtype] : undefined;
-  if (bits === undefined) {
+  const elementBytes = Object.hasOwn(weightsDtypeBytes, dtype) ? weightsDtypeBytes[dtype] : undefined;
+  if (elementBytes === undefined) {
     throw new FetchFailure(
       'NotConvertible',
-      `${file.path}: tensor ${shown(name)} has the dtype ${shown(dtype)}, which this release does not know: set spec.loadFormat to auto`,
+      `${file.path}: tensor ${shown(name)} has the dtype ${shown(dtype)}, which this release does not load: set spec.loadFormat to auto`,
     );
   }
   if (!Array.isArray(shape) || shape.length > dimensionsMax || !shape.every(isWhole)) {
@@ -146,8 +121,7 @@ function parseTensor(name: string, value: unknown, file: SourceFile, dataBegin: 
   const [begin, end] = offsets as [number, number];
   if (end < begin) throw broken('ends before it begins');
   if (dataBegin + end > file.bytes) throw broken(`ends beyond the file's ${file.bytes} bytes`);
-  const dataBits = bitsOf(shape, bits);
-  if (dataBits !== (end - begin) * 8) {
+  if (bytesOf(shape, elementBytes) !== end - begin) {
     throw broken(`has ${end - begin} bytes, which its shape [${shape}] of ${dtype} does not`);
   }
   return { name, dtype, shape, path: file.path, position: dataBegin + begin, bytes: end - begin };
@@ -172,7 +146,7 @@ function requireSeamless(tensors: readonly SourceTensor[], file: SourceFile, dat
 /**
  * @param header the JSON alone
  * @returns the tensors in the order of their bytes
- * @throws FetchFailure BadWeights naming file and tensor; NotConvertible for a dtype from a later time
+ * @throws FetchFailure BadWeights naming file and tensor; NotConvertible for a dtype that the loader has not
  */
 export function parseHeader(header: Uint8Array, file: SourceFile): SourceTensor[] {
   const entries = parseObject(header, file);

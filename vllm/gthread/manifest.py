@@ -19,15 +19,27 @@ DIMENSIONS_MAX = 16
 NAME_BYTES_MAX = 4096
 REMEDY = "delete the folder, the next conversion writes it again"
 
-# Bits of an element, by the names that safetensors has for them.
-DTYPE_BITS = {
-    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
-    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
-    **dict.fromkeys(("U32", "I32", "F32"), 32),
-    **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
-    "F4": 4,
-    "F6_E2M3": 6,
-    "F6_E3M2": 6,
+# Bytes of an element and torch's name, by the names that safetensors has for them; proto/weights.ts has the same.
+DTYPES = {
+    "BOOL": (1, "bool"),
+    "U8": (1, "uint8"),
+    "I8": (1, "int8"),
+    "F8_E4M3": (1, "float8_e4m3fn"),
+    "F8_E5M2": (1, "float8_e5m2"),
+    "F8_E8M0": (1, "float8_e8m0fnu"),
+    "F8_E4M3FNUZ": (1, "float8_e4m3fnuz"),
+    "F8_E5M2FNUZ": (1, "float8_e5m2fnuz"),
+    "U16": (2, "uint16"),
+    "I16": (2, "int16"),
+    "F16": (2, "float16"),
+    "BF16": (2, "bfloat16"),
+    "U32": (4, "uint32"),
+    "I32": (4, "int32"),
+    "F32": (4, "float32"),
+    "U64": (8, "uint64"),
+    "I64": (8, "int64"),
+    "F64": (8, "float64"),
+    "C64": (8, "complex64"),
 }
 
 
@@ -190,13 +202,12 @@ def _check(manifest: Manifest) -> None:
         if not tensor.name or tensor.name in names:
             raise ManifestError(f"tensor {tensor.name!r} is there twice or has no name")
         names.add(tensor.name)
-        bits = DTYPE_BITS.get(tensor.dtype)
-        if bits is None:
-            raise ManifestError(f"tensor {tensor.name} has dtype {tensor.dtype}, which this release does not know")
+        if tensor.dtype not in DTYPES:
+            raise ManifestError(f"tensor {tensor.name} has dtype {tensor.dtype}, which this release does not load")
         elements = 1
         for dimension in tensor.shape:
             elements *= dimension
-        if elements * bits != tensor.bytes * 8:
+        if elements * DTYPES[tensor.dtype][0] != tensor.bytes:
             raise ManifestError(f"tensor {tensor.name} has {tensor.bytes} bytes for {list(tensor.shape)} of {tensor.dtype}")
         if tensor.offset < end:
             raise ManifestError(f"tensor {tensor.name} begins in the one before it")

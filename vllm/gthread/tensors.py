@@ -10,30 +10,11 @@ import torch
 from torch import nn
 
 from .image_layout import Layout, TensorPlace, plan
+from .manifest import DTYPES
 
 DRAFT_PREFIX = "draft."
 
-SAFETENSORS_DTYPES = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "U16": torch.uint16,
-    "I16": torch.int16,
-    "U32": torch.uint32,
-    "I32": torch.int32,
-    "U64": torch.uint64,
-    "I64": torch.int64,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-    "C64": torch.complex64,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
-    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
-    "F8_E8M0": torch.float8_e8m0fnu,
-}
+SAFETENSORS_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, torch_name) for name, (_, torch_name) in DTYPES.items()}
 
 
 def dtype_name(dtype: torch.dtype) -> str:

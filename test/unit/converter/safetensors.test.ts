@@ -38,7 +38,6 @@ describe('a safetensors header', () => {
   it.each([
     ['an empty tensor', { a: { dtype: 'F32', shape: [0, 2 ** 40], data_offsets: [0, 0] }, b: at(0, 4) }],
     ['a scalar', { a: { dtype: 'F32', shape: [], data_offsets: [0, 4] } }],
-    ['two elements in a byte', { a: { dtype: 'F4', shape: [8], data_offsets: [0, 4] } }],
     ['metadata', { __metadata__: { format: 'pt' }, a: at(0, 4) }],
     ['a colon and a brace in a name', { 'a:{"': at(0, 4) }],
   ])('may have %s', (_, header) => {
@@ -80,11 +79,16 @@ describe('a safetensors header', () => {
     expect(message).toMatch(/^m\.safetensors: .*choose another spec\.revision$/);
   });
 
-  it('with a dtype of a later time says to do without', () => {
-    const header = { a: { ...at(0, 4), dtype: 'constructor' } };
-    expect(failure(() => parse(file(header)))).toMatchObject({
+  it.each([
+    ['of less than a byte', 'F4', [8]],
+    ['of less than a byte, in whole ones', 'F6_E2M3', [4]],
+    ['of a later time', 'constructor', [4]],
+  ])('with a dtype that the loader has not (%s) says to do without', (_, dtype, shape) => {
+    expect(failure(() => parse(file({ a: { ...at(0, 4), dtype, shape } })))).toMatchObject({
       reason: 'NotConvertible',
-      message: expect.stringContaining('set spec.loadFormat to auto'),
+      message: expect.stringMatching(
+        `^m.safetensors: tensor "a" has the dtype "${dtype}".*set spec.loadFormat to auto$`,
+      ),
     });
   });
 

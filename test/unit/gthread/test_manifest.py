@@ -76,6 +76,7 @@ def test_a_later_releases_fields_do_no_harm() -> None:
         (manifest(tensor("b", "F32", [2, 3], 2 * PAGE_BYTES, 24)), "beyond the file"),
         (manifest(tensor("b", "F32", [2, 3], 0, 25)), "25 bytes for"),
         (manifest(tensor("b", "Q7", [2], 0, 2)), "dtype Q7"),
+        (manifest(tensor("b", "F4", [4], 0, 2)), "dtype F4"),
         (manifest(tensor("b", "F32", [1] * 17, 0, 4)), "more than 16 dimensions"),
         (data(1, b"x"), "bytes where a number"),
         (number(2, 5), "number where bytes"),

@@ -1,4 +1,5 @@
 /** The gthread form's manifest: what goes in comes out, and what does not hold together is refused with its fault. */
+import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import {
   chunkHashBytes,
@@ -9,6 +10,7 @@ import {
   largePageBytes,
   type WeightsManifest,
   weightsChunkBytes,
+  weightsDtypeBytes,
 } from '../../../proto/weights.ts';
 
 const mib = 1024 * 1024;
@@ -52,6 +54,11 @@ describe('a manifest', () => {
     ['with chunks of nothing', { chunkBytes: 0 }, 'chunks of 0 bytes'],
     ['with a hash too few', { chunkHashes: Buffer.alloc(chunkHashBytes) }, '8 bytes of hashes'],
     ['with tensors that overlap', { tensors: [good.tensors[0]!, tensor('x', 0, 2)] }, 'x begins in the one'],
+    [
+      'with a dtype that no loader has',
+      { tensors: [{ ...tensor('x', 0, 2), dtype: 'F4' }] },
+      'x has the dtype F4',
+    ],
     ['with a large tensor off its page', { tensors: [tensor('x', 256, 2 * mib)] }, 'x is not aligned'],
     ['with a tensor beyond the file', { tensors: [tensor('x', 10 * mib, 4 * mib)] }, 'x ends beyond'],
   ])('%s is refused', (_, change, fault) => {
@@ -74,5 +81,14 @@ describe('a manifest', () => {
 
   it('lies beside the upstream files', () => {
     expect(gthreadFolder('org/name', 'c0ffee')).toBe('org--name/c0ffee.gthread-1');
+  });
+
+  it('has the dtypes that the loader has, of the same sizes', () => {
+    const reader = readFileSync(new URL('../../../vllm/gthread/manifest.py', import.meta.url), 'utf8');
+    const there = [...reader.matchAll(/^ {4}"(\w+)": \((\d+), "\w+"\),$/gm)].map(([, dtype, bytes]) => [
+      dtype,
+      Number(bytes),
+    ]);
+    expect(Object.fromEntries(there)).toEqual(weightsDtypeBytes);
   });
 });
