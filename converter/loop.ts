@@ -127,7 +127,7 @@ async function fetchCommit(
       run.onReceived?.(Math.max(bytes, 0));
     };
     await downloadAll(run, left.files, http, async (file) => {
-      await download(file, { http, commit, folder, onBytes });
+      await download(file, { http, lock, commit, folder, onBytes });
       progress.fileDone();
     });
     progress.print(Date.now());

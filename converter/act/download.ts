@@ -1,10 +1,12 @@
 /** Downloads one file: resumed where it stopped, checked against the hub's hash, renamed when it is whole. */
 import { createHash, type Hash } from 'node:crypto';
-import { type FileHandle, mkdir, open, rename } from 'node:fs/promises';
+import { type FileHandle, mkdir, open, rename, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { FetchFailure } from '../decide/failures.ts';
 import { partSuffix, type WantedFile } from '../decide/files.ts';
 import { type Answer, type Http, headerOf } from '../http.ts';
+import { takeFile } from './flock.ts';
+import type { Lock } from './lock.ts';
 
 /** Requests for one file in all, however much each brings. */
 const requestsMax = 200;
@@ -14,6 +16,7 @@ const readBytes = 1024 * 1024;
 
 export interface DownloadOptions {
   http: Http;
+  lock: Pick<Lock, 'requireHeld'>;
   commit: string;
   /** The incoming folder of that commit. */
   folder: string;
@@ -27,12 +30,31 @@ interface Partial {
   handle: FileHandle;
   hash: Hash;
   have: number;
+  /** An earlier Job left some of it. */
+  isAdopted: boolean;
 }
 
 function newHash(file: WantedFile): Hash {
   return file.sha256 === null
     ? createHash('sha1').update(`blob ${file.bytes}\0`) // as git names a blob
     : createHash('sha256');
+}
+
+/** Reads what a file holds into a hash. @returns its bytes */
+async function hashInto(hash: Hash, handle: FileHandle): Promise<number> {
+  const buffer = Buffer.allocUnsafe(readBytes);
+  for (let have = 0; ; ) {
+    const { bytesRead } = await handle.read(buffer, 0, buffer.length, have);
+    if (bytesRead === 0) return have;
+    hash.update(buffer.subarray(0, bytesRead));
+    have += bytesRead;
+  }
+}
+
+/** Whoever writes a partial file has it alone: two that each hash what they receive would both believe it whole. */
+async function requireAlone(handle: FileHandle, path: string): Promise<void> {
+  const isThere = takeFile(handle.fd) && (await stat(path)).ino === (await handle.stat()).ino;
+  if (!isThere) throw new FetchFailure('Busy', `another Job writes ${path}: this one stops`);
 }
 
 /** Opens the partial file and hashes what it holds. */
@@ -42,15 +64,30 @@ async function openPart(path: string, file: WantedFile): Promise<Partial> {
     if (error.code !== 'ENOENT') throw error;
     return open(path, 'wx+', 0o644);
   });
-  const part: Partial = { file, handle, hash: newHash(file), have: 0 };
-  if ((await handle.stat()).size > file.bytes) await handle.truncate(0);
-  const buffer = Buffer.allocUnsafe(readBytes);
-  for (;;) {
-    const { bytesRead } = await handle.read(buffer, 0, buffer.length, part.have);
-    if (bytesRead === 0) return part;
-    part.hash.update(buffer.subarray(0, bytesRead));
-    part.have += bytesRead;
+  try {
+    await requireAlone(handle, path);
+    if ((await handle.stat()).size > file.bytes) await handle.truncate(0);
+    const hash = newHash(file);
+    const have = await hashInto(hash, handle);
+    return { file, handle, hash, have, isAdopted: have > 0 };
+  } catch (error) {
+    await handle.close();
+    throw error;
   }
+}
+
+/**
+ * Whether all that was received is what the hub lists. Of a file that an earlier Job began the bytes on the disk are read
+ * once more: one of an earlier release, which locks no partial file, may have written too.
+ */
+async function isRight(part: Partial): Promise<boolean> {
+  const { file, handle, hash, isAdopted } = part;
+  const wanted = file.sha256 ?? file.gitSha1;
+  if (hash.digest('hex') !== wanted) return false;
+  if (!isAdopted) return true;
+  const onDisk = newHash(file);
+  await hashInto(onDisk, handle);
+  return onDisk.digest('hex') === wanted;
 }
 
 /** Forgets what was received. */
@@ -120,7 +157,7 @@ async function complete(part: Partial, url: string, options: DownloadOptions): P
  * @throws FetchFailure; the partial file stays for the next run
  */
 export async function download(file: WantedFile, options: DownloadOptions): Promise<void> {
-  const { http, commit, folder } = options;
+  const { http, commit, folder, lock } = options;
   const target = join(folder, file.path);
   const path = file.path.split('/').map(encodeURIComponent).join('/');
   const url = `${http.asked.endpoint}/${http.asked.modelName}/resolve/${commit}/${path}`;
@@ -128,7 +165,7 @@ export async function download(file: WantedFile, options: DownloadOptions): Prom
   try {
     for (let wrong = 1; ; wrong++) {
       await complete(part, url, options);
-      if (part.hash.digest('hex') === (file.sha256 ?? file.gitSha1)) break;
+      if (await isRight(part)) break;
       await restart(part, options);
       if (wrong >= wrongHashesMax) {
         throw new FetchFailure(
@@ -138,8 +175,9 @@ export async function download(file: WantedFile, options: DownloadOptions): Prom
       }
     }
     await part.handle.sync();
+    lock.requireHeld();
+    await rename(target + partSuffix, target);
   } finally {
     await part.handle.close();
   }
-  await rename(target + partSuffix, target);
 }

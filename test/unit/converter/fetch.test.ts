@@ -1,13 +1,16 @@
 /** The fetch against the hub stub: what is published, what is fetched again, what goes wrong and how it ends. */
 import {
+  closeSync,
   existsSync,
   mkdirSync,
+  openSync,
   readdirSync,
   readFileSync,
   rmSync,
   statSync,
   utimesSync,
   writeFileSync,
+  writeSync,
 } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -260,6 +263,55 @@ describe.concurrent('two Jobs at once', () => {
     setTimeout(() => stop.abort(), 60);
     expect(await waiting).toMatchObject({ reason: 'Interrupted' });
     expect(readFileSync(join(one.modelsDir, '.incoming/org--model.lock'), 'utf8')).toBe('living');
+  });
+});
+
+describe.concurrent('a partial file', () => {
+  const incoming = (one: Bench) => join(one.modelsDir, '.incoming/org--model');
+
+  /** Waits until so many bytes of the weights are there. @returns the partial file */
+  async function partOf(one: Bench, bytes: number): Promise<string> {
+    for (;;) {
+      const [commit] = existsSync(incoming(one)) ? readdirSync(incoming(one)) : [];
+      const part = join(incoming(one), commit ?? '', `${weights}.greenthread-part`);
+      if (existsSync(part) && statSync(part).size >= bytes) return part;
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+  }
+
+  it('is written by one, though two believe that they hold the lock; who lost it publishes nothing', async () => {
+    const one = await bench({ model: { weightBytes: 2_000_000 } });
+    one.hub.faults.add({ kind: 'slow', bytesPerSecond: 2_000_000, path: weights });
+    const first = failure(one.fetch());
+    const part = await partOf(one, 200_000);
+    rmSync(`${incoming(one)}.lock`);
+    // Without ranges, the second one would begin by cutting off what the first one writes.
+    one.hub.faults.add({ kind: 'noRange', path: weights, times: 0 });
+    expect(await failure(one.fetch())).toMatchObject({ reason: 'Busy' });
+    expect(await first).toMatchObject({ reason: 'Busy' });
+    expect(existsSync(part)).toBe(true);
+    expect(existsSync(join(one.modelsDir, 'org--model'))).toBe(false);
+    const { path } = await one.fetch();
+    expect(same(one, path, weights)).toBe(true);
+  });
+
+  it('of an earlier Job is read again when it is whole: what its bytes are counts, not what came', async () => {
+    const one = await bench({ model: { weightBytes: 2_000_000 } });
+    one.hub.faults.add({ kind: 'truncated', bytes: 100_000, path: weights, times: 0 });
+    const stop = new AbortController();
+    const interrupted = failure(one.fetch({ signal: stop.signal }));
+    await partOf(one, 90_000);
+    stop.abort();
+    await interrupted;
+    one.hub.faults.clear();
+    one.hub.faults.add({ kind: 'slow', bytesPerSecond: 4_000_000, path: weights });
+    const fetching = one.fetch();
+    const part = await partOf(one, 300_000);
+    const other = openSync(part, 'r+');
+    writeSync(other, 'what a Job of an earlier release still wrote', 1000);
+    closeSync(other);
+    expect(same(one, (await fetching).path, weights)).toBe(true);
+    expect(one.hub.stats().models[id]!.files[weights]).toBeGreaterThan(2);
   });
 });
 
