@@ -10,7 +10,7 @@ import { byteQuantity, cel, conditions, duration, text, textSet, whole } from '.
 export const modelTypes = ['chat', 'tts', 'asr', 'embedding', 'reranker'] as const;
 export type ModelType = (typeof modelTypes)[number];
 
-/** Inference routes that the front door can open; which HTTP paths each one means is in proto/endpoints.ts. */
+/** Inference routes that the front door can open; which HTTP paths each one means is in proto/routes.ts. */
 export const endpointNames = [
   'chat_completions',
   'completions',
@@ -102,7 +102,7 @@ const fairness = z
       .describe('true: pinned; never slept, never preempted; its VRAM is reserved at placement'),
     minRuntime: duration('spec.fairness.minRuntime', { zero: true, max: '1h' })
       .default('10s')
-      .describe('after a wake, not preempted before this while it has work'),
+      .describe('after a wake, not preempted before this while it has work; more than 60s counts as 60s'),
     maxWaitTime: duration('spec.fairness.maxWaitTime', { zero: true, max: '1h' })
       .default('5s')
       .describe('from this wait on, a waiting model may force a busy one to give way'),
@@ -121,7 +121,9 @@ const sleep = z
     level: z
       .enum(['auto', 'offload', 'discard', 'suspend'])
       .default('auto')
-      .describe('how deep the engine sleeps'),
+      .describe(
+        'auto, offload: weights go to host memory; discard: dropped, read again at a wake; suspend: offload, then a CUDA checkpoint of the rest',
+      ),
   })
   .prefault({});
 
@@ -167,7 +169,7 @@ const extraArg = text(4096).meta(
     // The name is taken out once, in a list of one: within exists() it would count for each flag.
     rule: `!self.matches('^--?[A-Za-z]') || [self.replace('_', '-').find('[A-Za-z][^=]*')].all(name, ![${ownedEngineFlags.map((flag) => `'${flag}'`).join(', ')}].exists(flag, flag.startsWith(name)))`,
     message:
-      'spec.extraArgs may not set a flag that GreenThread owns (host, port, uds, load format, sleep mode) or that a field of the spec sets (dtype, quantization, parallelism, gpuMemoryUtilization, revision): remove it and use the field',
+      'spec.extraArgs may not set a flag that GreenThread owns (host, port, uds, load format, sleep mode) or that a field of the spec sets (dtype, quantization, parallelism, gpuMemoryUtilization, vramPerGPU, revision, aliases, frontDoor.apiKeysSecret): remove it, and use the field where there is one',
   }),
 );
 
@@ -265,9 +267,13 @@ export const modelSpec = z.object({
   extraArgs: z.array(extraArg).max(64).default([]).describe('passed to vLLM as they are'),
   vllmImage: text(512).default('').describe("overrides the chart's engine image"),
   sidecarImage: text(512).default('').describe("overrides the chart's sidecar image"),
-  nodeSelector: z.record(text(316), text(63)).default({}),
-  tolerations: z.array(toleration).max(64).default([]),
-  serviceAccountName: text(253).default(''),
+  nodeSelector: z.record(text(316), text(63)).default({}).describe('labels that its node must have'),
+  tolerations: z
+    .array(toleration)
+    .max(64)
+    .default([])
+    .describe("of its pods, beside the chart's models.tolerations"),
+  serviceAccountName: text(253).default('').describe("of its pods; empty: the namespace's default"),
   resources: z
     .object({ requests: resourceList.optional(), limits: resourceList.optional() })
     .prefault({})

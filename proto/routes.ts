@@ -1,5 +1,5 @@
 /**
- * Path to endpoint of every inference route (contract, section 4), in a file without the schema library that api/ brings: the front
+ * Path to endpoint of every inference route (docs/front-door.md), in a file without the schema library that api/ brings: the front
  * door of each pod has no room for it. `any` opens with whatever is open. Every route takes POST.
  */
 import type { EndpointName } from '#api/model.ts';

@@ -24,7 +24,7 @@ export interface Settings {
   };
 }
 
-/** The contract's defaults (section 2), for a field that a neighbouring release does not write. */
+/** The API's defaults (api/model.ts), for a field that a neighbouring release does not write. */
 export const defaultSettings: Settings = {
   v: settingsVersion,
   endpoints: [],

@@ -1,4 +1,4 @@
-/** gthread_sidecar_*: what this front door measured (contract, section 7). */
+/** gthread_sidecar_*: what this front door measured (docs/front-door.md). */
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { State } from '#proto/link.ts';
 import { demandOf, type Gate } from './decide/gate.ts';

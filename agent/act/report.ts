@@ -16,7 +16,7 @@ const repeatMs = 60_000;
 const inFlightMax = 4;
 /** Remembered reasons; the oldest is forgotten first. */
 const rememberedMax = 2_000;
-/** The API server's limit for a note, bytes (events.k8s.io/v1). */
+/** Longest message of an Event, characters: events.k8s.io/v1 takes 1 KiB. */
 const messageCharactersMax = 1_000;
 
 export interface PodReference {

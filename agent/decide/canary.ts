@@ -3,13 +3,13 @@
  * said after its boot. An engine that woke with broken weights answers nonsense with 200 (vllm#53888, #16234).
  */
 
-/** Tokens of an answer (contract, section 5): what a wake takes longer for it. */
+/** Tokens of an answer (docs/canary.md): what a wake takes longer for it. */
 const tokens = 8;
 /** Log probabilities told for each token beside the chosen one's: where a near-tie flipped, the other is among them. */
 const alternatives = 5;
-/** The most by which a token's log probability may differ, nat (contract, section 5). */
+/** The most by which a token's log probability may differ, nat. */
 export const logprobDriftMax = 0.1;
-/** The least cosine of two embeddings (contract, section 5). */
+/** The least cosine of two embeddings. */
 export const cosineMin = 0.999;
 /** Longest embedding that is compared, numbers: more would not fit the agent's words to a sidecar. */
 const vectorLengthMax = 32_768;

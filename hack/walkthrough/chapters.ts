@@ -4,7 +4,7 @@ import { check, remark, title, type, until } from './shell.ts';
 import { answered, ask } from './traffic.ts';
 
 const manifests = join(import.meta.dirname, 'manifests');
-/** Free bytes are published anew when they moved by more than this (the contract's 64 MiB and 1 %, of an A40 here). */
+/** Free bytes are published anew when they moved by more than this (64 MiB and 1 %, of an A40 here). */
 const unpublishedBytesMax = 512 * 1024 * 1024;
 /** Longest a Model may take from apply to awake on this machine, ms. */
 const convergeMsMax = 180_000;

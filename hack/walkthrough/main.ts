@@ -91,9 +91,16 @@ async function install(cluster: Cluster, values: string | undefined, simulated: 
   await type('kubectl get gpus');
 }
 
+function nextOnForeign(kubeconfig: string): void {
+  title('What to type next');
+  console.log(`export KUBECONFIG=${kubeconfig}
+kubectl get models -A -w          # in a second terminal
+kubectl apply -f examples/…       # a Model of your own`);
+}
+
 function next(cluster: Cluster): void {
   title('What to type next');
-  console.log(`export KUBECONFIG=${cluster.kubeconfig}
+  console.log(`export KUBECONFIG=${cluster.kubeconfig} PATH=$(./hack/cluster bin):$PATH
 kubectl get models -A -w          # in a second terminal
 kubectl apply -f examples/…       # a Model of your own; the hub of the demo’s cluster has few: ls ${hubFiles}/*
 ./hack/cluster down               # end it all`);
@@ -129,7 +136,8 @@ async function play(): Promise<void> {
     await update(url, kubeconfig ? null : nextEngine);
     await remove(url, kubeconfig ? async () => 0 : () => downloads('meta-llama/Llama-3.1-8B-Instruct'));
     check('every promise of the walk-through held', failures.length === 0, failures.join('; '));
-    if (keep) next(cluster);
+    if (keep && kubeconfig) nextOnForeign(kubeconfig);
+    else if (keep) next(cluster);
   } finally {
     if (!keep && !kubeconfig) await downCluster();
   }

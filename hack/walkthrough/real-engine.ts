@@ -58,7 +58,7 @@ export async function prepare(): Promise<Cluster> {
 const ingress = (model: string): Promise<string> =>
   field(`ingress gt-${model}`, '.status.loadBalancer.ingress[0].ip');
 
-/** Asks as the page does. @returns ids of the tokens of a greedy answer; empty when there was none */
+/** Asks as README.md does. @returns ids of the tokens of a greedy answer; empty when there was none */
 async function answer(model: string, upstream: string, shown = true): Promise<string> {
   const { stdout } = await type(
     `curl -sS --max-time 110 http://$INGRESS/${model}/v1/chat/completions \\

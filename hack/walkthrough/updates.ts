@@ -8,7 +8,7 @@ interface Update {
   patch: object;
   /** Does the change need a new pod? */
   rolls: boolean;
-  /** The name in the request is about to change: these clients leave \`model\` out, which every engine takes. */
+  /** The name in the request is about to change: these clients leave `model` out, which every engine takes. */
   unnamed?: boolean;
   /** What shows that a change without a new pod is in force. */
   applied?: (url: string) => Promise<boolean>;

@@ -146,7 +146,7 @@ function entry(
   return { status, openai, anthropic, retry, sentence };
 }
 
-/** The longest Retry-After that clients take seriously, seconds (contract, section 4). */
+/** The longest Retry-After that clients take seriously, seconds. */
 export const retryAfterSecondsMax = 60;
 /** Retry-After when nothing better is known, seconds: about a wake. */
 export const retryAfterSecondsDefault = 5;

@@ -17,7 +17,7 @@ const shown: Record<ModelState, ShownState> = {
 };
 
 /**
- * The state in the contract's words. Without an agent only what is awake serves and only a barrier is known to stand;
+ * The state in the words of docs/front-door.md. Without an agent only what is awake serves and only a barrier is known to stand;
  * everything else waits for an agent.
  */
 export function shownState(gate: Gate): ShownState {
@@ -25,7 +25,7 @@ export function shownState(gate: Gate): ShownState {
   return gate.linked || state === 'serving' || state === 'deactivating' ? state : 'pending';
 }
 
-/** The document of `GET /status`; the first four fields, their order included, are the contract's. */
+/** The document of `GET /status`; the first four fields, their order included, are what clients may rely on. */
 export function statusDocument(gate: Gate, own: { model: string; replica: number }, nowMs: number) {
   const { told, linked } = gate;
   const demand = demandOf(gate, nowMs);

@@ -29,7 +29,7 @@ export const httpLimits = {
   /** Probes that find a vanished client of a long stream or wait. */
   tcpKeepAliveAfterMs: 60_000,
 };
-/** Largest body that is kept for another try after an engine died, bytes (contract, section 4). */
+/** Largest body that is kept for another try after an engine died, bytes (docs/front-door.md). */
 export const keptBodyBytesMax = 1024 * 1024;
 
 export type HttpEvent =

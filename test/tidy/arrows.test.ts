@@ -2,7 +2,7 @@
 import { describe, expect, it } from 'vitest';
 import { importsOf, sources } from './sources.ts';
 
-const programs = ['agent', 'controller', 'sidecar', 'converter', 'gateway'];
+const programs = ['agent', 'controller', 'sidecar', 'converter'];
 /** The parts of platform/ that are pure functions over values. */
 const purePlatform = ['platform/duration.ts', 'platform/quantity.ts'];
 

@@ -1,13 +1,13 @@
-/** Every bound and constant of the arbiter, each with its unit and where it comes from. docs/arbiter.md derives from these. */
+/** The arbiter's bounds, each with its unit and where it comes from. docs/arbiter.md derives from these. */
 
 const MiB = 2 ** 20;
 const GiB = 2 ** 30;
 
-/** What a sleeper counts until it was measured (contract, section 5). */
+/** What a sleeper counts until it was measured : docs/arbiter.md. */
 export const residueUnmeasuredBytes = 1.5 * GiB;
 /** A sleeper may always keep this much; CUDA contexts alone take several hundred MiB. */
 export const residueAllowedBytes = 1 * GiB;
-/** Beyond this multiple of its first residue it is restarted (contract, section 5). */
+/** Beyond this multiple of its first residue it is restarted. */
 export const residueGrowthMax = 1.25;
 /** A sleep that frees less than this share of the awake bytes is no sleep at all, also the first time. */
 export const sleepFreesShareMin = 0.5;
@@ -16,7 +16,7 @@ export const stillBytes = 16 * MiB;
 /** Room that an awake engine may take late (late buffers, other batch shapes), on top of its measured peak. */
 export const headRoomBytes = 256 * MiB;
 
-/** A turn is never longer than this (contract, section 5). */
+/** A turn is never longer than this. */
 export const turnMsMax = 60_000;
 /** A turn is this many times the measured cost of a switch: switching eats at most a fifth. */
 export const turnSwitchFactor = 4;

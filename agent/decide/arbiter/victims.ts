@@ -48,7 +48,7 @@ export function turnMs(replica: Replica): number {
 
 export const turnEndsMs = (replica: Replica): number => replica.becameServingAtMs + turnMs(replica);
 
-/** Sleeping it is possible at all now, whoever asks. A GPU whose resource is gone, or where one boots, moves nothing. */
+/** Sleeping it is possible at all now, whoever asks. A GPU whose resource is gone moves nothing. */
 export function maySleep(step: Step, replica: Replica): boolean {
   if (replica.phase !== 'serving' || replica.ending || replica.mustRestart) return false;
   if (!isDue(step, replica.notSleepBeforeMs)) return false;

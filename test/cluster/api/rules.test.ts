@@ -112,7 +112,7 @@ describe('every bound of a spec field', () => {
   );
 });
 
-describe('the page’s manifests', () => {
+describe('the walk-through’s manifests', () => {
   it.each(['llama-3-8b.yaml', 'two-models.yaml'])('%s applies as it stands', async (file) => {
     const text = readFileSync(join(import.meta.dirname, '../../../hack/walkthrough/manifests', file), 'utf8');
     for (const document of parseAllDocuments(text))

@@ -169,7 +169,7 @@ export async function booksFault(
   const gpu = await gpuOf(nodeName, index);
   const driver = await driverOf(nodeName, gpu.spec.uuid);
   const { memory, occupants = [] } = gpu.status ?? {};
-  // Free bytes are written when they moved by more (contract, section 3).
+  // Free bytes are written when they moved by more.
   const near = (a: number, b: number, bytes = 64 * MiB) =>
     Math.abs(a - b) <= Math.max(bytes, 0.01 * (memory?.totalBytes ?? 0));
   if (!near(memory?.usedBytes ?? -1, driver.usedBytes))

@@ -29,7 +29,7 @@ const spec = { modelName: upstream, product: 'Tesla-T4', vramPerGPU: '4Gi' };
 const gpu = async (): Promise<GpuObject> =>
   (await gpus()).find(({ metadata }) => metadata.name === 'gpu-n2-0')!;
 const freeBytes = async (): Promise<number> => (await gpu()).status!.memory!.freeBytes!;
-/** Smaller moves of AVAILABLE are not written (contract, section 3), bytes. */
+/** Smaller moves of AVAILABLE are not written, bytes. */
 const steadyBytes = 164 * 1024 ** 2;
 
 /** What `kubectl get models -w` shows of the phase, each once until it changes. */

@@ -27,7 +27,7 @@ describe("the chart's values", () => {
     expect(given.sort()).toEqual(known.sort());
   });
 
-  it('hold the names of the contract', () => {
+  it('hold the names that users write', () => {
     for (const [name, inner] of [
       ['controller', 'huggingFaceToken'],
       ['controller', 'replicas'],

@@ -45,7 +45,7 @@ async function sent(
 }
 
 describe('pages', () => {
-  it('/status begins as the contract says', async () => {
+  it('/status begins with what clients rely on', async () => {
     const text = await (await fetch(`${pod.url}/llama/status`)).text();
     expect(text).toMatch(
       /^\{"model":"llama","state":"sleeping","bootReady":true,"queue":\{"inFlight":0,"barriered":false\}[,}]/,
