@@ -12,7 +12,7 @@ import {
 import { acquireLock, type Lock } from './act/lock.ts';
 import { removeRemains, syncFolder, writeDurably } from './act/publish.ts';
 import { type Converted, type Fetched, Progress } from './act/report.ts';
-import { findDamaged, sendBack } from './act/verify.ts';
+import { findDamaged, removeDamaged } from './act/verify.ts';
 import { writeForm } from './act/write-form.ts';
 import { FetchFailure } from './decide/failures.ts';
 import { fingerprintOf } from './decide/journal.ts';
@@ -47,10 +47,10 @@ interface Run extends ConvertOptions {
   lock: Lock;
 }
 
-/** Checks the files' hashes; a damaged one sends the commit back. */
+/** Checks the files' hashes; a damaged one is taken away. */
 async function verify(run: Run, files: readonly ManifestFile[], signal: AbortSignal): Promise<void> {
   const damaged = await findDamaged(run.source, files, signal);
-  if (damaged) throw await sendBack(run.places, run.manifest.commit, damaged);
+  if (damaged) throw await removeDamaged(run.source, damaged);
 }
 
 /** The headers; what is wrong in them is the disk's fault where the hash is wrong as well, else the upstream's. */
@@ -80,6 +80,7 @@ async function clear(run: Run): Promise<void> {
 }
 
 async function publish(run: Run, folder: string, manifest: WeightsManifest): Promise<void> {
+  run.lock.requireHeld();
   await writeDurably(join(folder, weightsFiles.manifest), encodeManifest(manifest));
   await rename(folder, run.form);
   await syncFolder(dirname(run.form));
@@ -140,7 +141,6 @@ async function convertCommit(run: Run, isFresh: boolean): Promise<Converted> {
     }),
     sources,
   };
-  run.lock.requireHeld();
   await publish(run, folder, form);
   return { path: run.form, bytes: layout.bytes, tensors: tensors.length, written };
 }

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { Log } from '#platform/log.ts';
 import { download } from './act/download.ts';
 import { acquireLock, type Lock } from './act/lock.ts';
-import { hashSmallFiles, publish, rememberRevision, removeRemains, unpublish } from './act/publish.ts';
+import { hashSmallFiles, publish, rememberRevision, removeRemains } from './act/publish.ts';
 import { type Fetched, Progress } from './act/report.ts';
 import { FetchFailure, hubIsAway } from './decide/failures.ts';
 import { chooseFiles, type WantedFile } from './decide/files.ts';
@@ -111,9 +111,8 @@ async function fetchCommit(
     const wanted = chooseFiles(await listCommit(http, commit), settings.modelName);
     // What was converted of files that are not there any more may not be gone on from.
     await rm(places.converting, { recursive: true, force: true });
-    await unpublish(places, commit);
     await mkdir(folder, { recursive: true });
-    const left = remaining(wanted, await inventory(folder, wanted));
+    const left = remaining(wanted, await inventory(folder, join(places.model, commit), wanted));
     requireSpace(left.bytes, await freeBytes(folder), settings.modelsDir);
     log.info('fetching', {
       commit,
@@ -137,7 +136,7 @@ async function fetchCommit(
       commit,
       fetchedAtMs: Date.now(),
     };
-    const manifest = makeManifest(source, wanted, await hashSmallFiles(folder, wanted));
+    const manifest = makeManifest(source, wanted, await hashSmallFiles(places, commit, wanted));
     if (http.signal.aborted) throw interruption(http.signal);
     lock.requireHeld();
     await publish(places, manifest);
@@ -166,7 +165,7 @@ export async function fetchRevision(options: FetchOptions): Promise<Fetched> {
   });
   const present = await publishedManifest(path, commit);
   if (present) {
-    await removeRemains(places.incoming, []);
+    await removeRemains(places.incoming, [commit]);
     await rememberRevision(places, commit);
     return result(present, 0);
   }

@@ -1,11 +1,20 @@
-/** Makes a complete incoming folder the published one: synced to the disk, then one rename. */
+/** Makes a complete incoming folder the published one: synced to the disk, then one rename. A damaged one is repaired in its place. */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { mkdir, open, readdir, rename, rm, rmdir, writeFile } from 'node:fs/promises';
+import { mkdir, open, readdir, rename, rm, rmdir, stat, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { WantedFile } from '../decide/files.ts';
 import { type Manifest, manifestName } from '../decide/manifest.ts';
 import type { Places } from '../decide/places.ts';
+
+const isThere = (path: string): Promise<boolean> =>
+  stat(path).then(
+    () => true,
+    (error: NodeJS.ErrnoException) => {
+      if (error.code === 'ENOENT' || error.code === 'ENOTDIR') return false;
+      throw error;
+    },
+  );
 
 export async function syncFolder(path: string): Promise<void> {
   const handle = await open(path, 'r');
@@ -21,15 +30,18 @@ export async function writeDurably(path: string, content: string | Uint8Array): 
   await syncFolder(dirname(path));
 }
 
-/** sha256 of the files for which the hub gives none, by path. */
+/** sha256 of the files for which the hub gives none, by path. They lie in the incoming folder, in a repair in the published one too. */
 export async function hashSmallFiles(
-  folder: string,
+  places: Places,
+  commit: string,
   wanted: readonly WantedFile[],
 ): Promise<Map<string, string>> {
   const hashes = new Map<string, string>();
   for (const { path } of wanted.filter(({ sha256 }) => sha256 === null)) {
     const hash = createHash('sha256');
-    for await (const chunk of createReadStream(join(folder, path))) hash.update(chunk as Buffer);
+    const incoming = join(places.incoming, commit, path);
+    const from = (await isThere(incoming)) ? incoming : join(places.model, commit, path);
+    for await (const chunk of createReadStream(from)) hash.update(chunk as Buffer);
     hashes.set(path, hash.digest('hex'));
   }
   return hashes;
@@ -44,34 +56,45 @@ async function removeStrays(folder: string, manifest: Manifest): Promise<void> {
   }
 }
 
-/** A published folder found damaged goes back to where its good files can be used again. */
-export async function unpublish(places: Places, commit: string): Promise<void> {
-  const incoming = join(places.incoming, commit);
-  await mkdir(places.incoming, { recursive: true });
-  try {
-    await rename(join(places.model, commit), `${incoming}.damaged`);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return; // nothing was published
-    throw error;
-  }
-  await rm(incoming, { recursive: true, force: true });
-  await rename(`${incoming}.damaged`, incoming);
-  await rm(join(incoming, manifestName), { force: true });
-}
-
-/** Publishes `<models>/<folder>/<commit>/`; other unfinished commits of this model are removed. */
-export async function publish(places: Places, manifest: Manifest): Promise<void> {
-  const incoming = join(places.incoming, manifest.commit);
-  await removeStrays(incoming, manifest);
-  const entries = await readdir(incoming, { recursive: true, withFileTypes: true });
+async function syncFolders(folder: string): Promise<void> {
+  const entries = await readdir(folder, { recursive: true, withFileTypes: true });
   for (const entry of entries.filter((one) => one.isDirectory())) {
     await syncFolder(join(entry.parentPath, entry.name));
   }
-  await writeDurably(join(incoming, manifestName), `${JSON.stringify(manifest, null, 2)}\n`);
+}
+
+const manifestText = (manifest: Manifest): string => `${JSON.stringify(manifest, null, 2)}\n`;
+
+/**
+ * Puts what was fetched anew into a published folder that had lost it, file by file: pods use the others meanwhile. Killed
+ * at any moment, what is in its place stays there and the next run moves the rest.
+ */
+async function repair(incoming: string, published: string, manifest: Manifest): Promise<void> {
+  for (const { path } of manifest.files) {
+    if (!(await isThere(join(incoming, path)))) continue;
+    await mkdir(dirname(join(published, path)), { recursive: true });
+    await rename(join(incoming, path), join(published, path));
+  }
+  await syncFolders(published);
+  await writeDurably(join(published, manifestName), manifestText(manifest));
+}
+
+async function publishAnew(incoming: string, places: Places, manifest: Manifest): Promise<void> {
+  await removeStrays(incoming, manifest);
+  await syncFolders(incoming);
+  await writeDurably(join(incoming, manifestName), manifestText(manifest));
   await mkdir(places.model, { recursive: true });
   await rename(incoming, join(places.model, manifest.commit));
   await syncFolder(places.model);
   await syncFolder(dirname(places.model));
+}
+
+/** Publishes `<models>/<folder>/<commit>/`, or repairs it; other unfinished commits of this model are removed. */
+export async function publish(places: Places, manifest: Manifest): Promise<void> {
+  const incoming = join(places.incoming, manifest.commit);
+  const published = join(places.model, manifest.commit);
+  if (await isThere(published)) await repair(incoming, published, manifest);
+  else await publishAnew(incoming, places, manifest);
   await rm(places.incoming, { recursive: true, force: true });
 }
 

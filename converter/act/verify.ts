@@ -4,9 +4,7 @@ import { open, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FetchFailure } from '../decide/failures.ts';
 import type { ManifestFile } from '../decide/manifest.ts';
-import type { Places } from '../decide/places.ts';
 import { interruption } from '../http.ts';
-import { unpublish } from './publish.ts';
 
 const readBytes = 1024 * 1024;
 
@@ -39,12 +37,11 @@ export async function findDamaged(
 }
 
 /**
- * Takes a damaged commit back to where the next fetch completes it: all of it but the damaged file is used again.
+ * Takes a damaged file away: an engine that lacks it says so, one that reads it may not. The next fetch completes the commit.
  * @returns the failure to end with
  */
-export async function sendBack(places: Places, commit: string, file: ManifestFile): Promise<FetchFailure> {
-  await unpublish(places, commit);
-  await rm(join(places.incoming, commit, file.path), { force: true });
+export async function removeDamaged(folder: string, file: ManifestFile): Promise<FetchFailure> {
+  await rm(join(folder, file.path), { force: true });
   return new FetchFailure(
     'ChecksumMismatch',
     `${file.path} on this node's disk no longer is what was fetched: the next run fetches it again; if that repeats, check the disk under storage.modelsPath`,

@@ -156,6 +156,9 @@ const diskCodes = [
   'EINVAL',
   'EFBIG',
   'ESTALE',
+  'ELOOP',
+  'ENODEV',
+  'ENXIO',
 ];
 
 /**

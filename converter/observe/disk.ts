@@ -6,22 +6,25 @@ import { type Manifest, manifestName, parseManifest } from '../decide/manifest.t
 import { isCommit } from '../decide/places.ts';
 import type { Have } from '../decide/remaining.ts';
 
+/** What a call gives; null where nothing lies. Any other fault says nothing of what lies there, and is thrown. */
+export const orAbsent = <T>(promise: Promise<T>): Promise<T | null> =>
+  promise.catch((error: NodeJS.ErrnoException) => {
+    if (['ENOENT', 'ENOTDIR', 'EISDIR'].includes(error.code ?? '')) return null;
+    throw error;
+  });
+
 /** A file's size; null when it is not there. */
 async function sizeOf(path: string): Promise<number | null> {
-  try {
-    const found = await stat(path);
-    return found.isFile() ? found.size : null;
-  } catch (error) {
-    if (['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '')) return null;
-    throw error;
-  }
+  const found = await orAbsent(stat(path));
+  return found?.isFile() ? found.size : null;
 }
 
-const readText = (path: string): Promise<string | null> => readFile(path, 'utf8').catch(() => null);
-
-/** The manifest of a published folder whose files all have their size; null when it is absent or damaged. */
+/**
+ * The manifest of a published folder whose files all have their size; null when it is absent or damaged.
+ * @throws the disk's error when it cannot be told
+ */
 export async function publishedManifest(folder: string, commit: string): Promise<Manifest | null> {
-  const text = await readText(join(folder, manifestName));
+  const text = await orAbsent(readFile(join(folder, manifestName), 'utf8'));
   const manifest = text === null ? null : parseManifest(text);
   if (manifest?.commit !== commit) return null;
   for (const file of manifest.files) {
@@ -30,19 +33,24 @@ export async function publishedManifest(folder: string, commit: string): Promise
   return manifest;
 }
 
-/** The commit a revision was when last asked for; null when it never was. */
+/** The commit a revision was when last asked for; null when it never was, or cannot be told: the hub can. */
 export async function knownCommit(ref: string): Promise<string | null> {
-  const text = (await readText(ref))?.trim() ?? '';
+  const text = (await readFile(ref, 'utf8').catch(() => '')).trim();
   return isCommit(text) ? text : null;
 }
 
-/** What an incoming folder holds of each wanted file. */
-export async function inventory(folder: string, wanted: readonly WantedFile[]): Promise<Map<string, Have>> {
+/** What lies there of each wanted file: in the incoming folder, or whole in a published one that lacks others. */
+export async function inventory(
+  incoming: string,
+  published: string,
+  wanted: readonly WantedFile[],
+): Promise<Map<string, Have>> {
   const have = new Map<string, Have>();
-  for (const { path } of wanted) {
+  for (const { path, bytes } of wanted) {
+    const publishedBytes = await sizeOf(join(published, path));
     have.set(path, {
-      finishedBytes: await sizeOf(join(folder, path)),
-      partBytes: (await sizeOf(join(folder, path + partSuffix))) ?? 0,
+      finishedBytes: publishedBytes === bytes ? bytes : await sizeOf(join(incoming, path)),
+      partBytes: (await sizeOf(join(incoming, path + partSuffix))) ?? 0,
     });
   }
   return have;

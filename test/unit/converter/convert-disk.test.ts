@@ -8,6 +8,7 @@ import {
   readFileSync,
   rmSync,
   statSync,
+  symlinkSync,
   truncateSync,
   writeFileSync,
   writeSync,
@@ -170,6 +171,16 @@ describe('a conversion', () => {
     expect(left(one)).toEqual([]);
   });
 
+  it('does not touch a published form that the disk cannot be asked for', async () => {
+    const one = await sharded();
+    const { gthread } = await one.convert();
+    const manifest = join(gthread.path, 'manifest.pb');
+    rmSync(manifest);
+    symlinkSync(manifest, manifest); // ELOOP, in place of an EIO that nobody can order
+    await expect(one.convert()).rejects.toMatchObject({ code: 'ELOOP' });
+    expect(statSync(join(gthread.path, 'weights')).size).toBe(gthread.bytes);
+  });
+
   it('by two Jobs at once is done once', async () => {
     const one = await sharded();
     const both = await Promise.all([one.convert(), one.convert()]);
@@ -190,6 +201,7 @@ describe('a conversion', () => {
     damage(join(path, firstShard), 1_000_000);
     const { reason, message } = await failure(one.convert());
     expect(reason).toBe('ChecksumMismatch');
+    expect(existsSync(join(path, 'config.json'))).toBe(true);
     expect(message).toContain(`${firstShard} on this node's disk no longer is what was fetched`);
     one.hub.resetStats();
     const { gthread, downloaded } = await one.convert();

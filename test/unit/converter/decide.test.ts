@@ -232,6 +232,7 @@ describe('a refusal of the hub', () => {
   it.each([
     ['ENOSPC', 'NoSpace', false],
     ['EROFS', 'DiskFailed', false],
+    ['ELOOP', 'DiskFailed', false],
     ['ECONNRESET', 'HubUnreachable', true],
     ['UND_ERR_BODY_TIMEOUT', 'HubUnreachable', true],
     [null, 'HubUnreachable', true],

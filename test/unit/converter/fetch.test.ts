@@ -6,8 +6,10 @@ import {
   openSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   statSync,
+  symlinkSync,
   utimesSync,
   writeFileSync,
   writeSync,
@@ -263,6 +265,50 @@ describe.concurrent('two Jobs at once', () => {
     setTimeout(() => stop.abort(), 60);
     expect(await waiting).toMatchObject({ reason: 'Interrupted' });
     expect(readFileSync(join(one.modelsDir, '.incoming/org--model.lock'), 'utf8')).toBe('living');
+  });
+});
+
+describe.concurrent('a repair', () => {
+  it('that does not come to its end leaves the good files to the pods that use them', async () => {
+    const one = await bench();
+    const { path, commit } = await one.fetch();
+    writeFileSync(join(path, 'tokenizer.json'), 'cut');
+    one.hub.faults.add({ kind: 'status', status: 451, path: 'tokenizer.json' });
+    expect(await failure(one.fetch())).toMatchObject({ reason: 'HubRefused' });
+    for (const name of [weights, 'config.json']) expect(same(one, path, name)).toBe(true);
+    const { ino } = statSync(join(path, weights));
+    expect(await one.fetch()).toMatchObject({ commit, path, downloaded: 1, files: 5 });
+    expect(same(one, path, 'tokenizer.json')).toBe(true);
+    expect(statSync(join(path, weights)).ino).toBe(ino);
+    expect(readdirSync(join(one.modelsDir, '.incoming'))).toEqual([]);
+    expect(await one.fetch()).toMatchObject({ downloaded: 0 });
+  });
+
+  it('that was ended before its last step is completed without a download', async () => {
+    const one = await bench();
+    const { path, commit } = await one.fetch();
+    // One file is in its place, one still to be put there, and the manifest is not to be read.
+    const waiting = join(one.modelsDir, '.incoming/org--model', commit);
+    mkdirSync(waiting, { recursive: true });
+    renameSync(join(path, 'config.json'), join(waiting, 'config.json'));
+    writeFileSync(join(path, '.greenthread.json'), '{');
+    expect(await one.fetch()).toMatchObject({ downloaded: 0, files: 5 });
+    expect(same(one, path, 'config.json')).toBe(true);
+    mkdirSync(join(waiting, 'deep'), { recursive: true });
+    expect(await one.fetch()).toMatchObject({ downloaded: 0 });
+    expect(readdirSync(join(one.modelsDir, '.incoming'))).toEqual([]);
+  });
+
+  it('is not made of a commit that the disk cannot be asked for', async () => {
+    const one = await bench();
+    const { path } = await one.fetch();
+    const manifest = join(path, '.greenthread.json');
+    rmSync(manifest);
+    symlinkSync(manifest, manifest); // ELOOP, in place of an EIO that nobody can order
+    one.hub.resetStats();
+    await expect(one.fetch()).rejects.toMatchObject({ code: 'ELOOP' });
+    expect(same(one, path, weights)).toBe(true);
+    expect(downloads(one)).toBe(0);
   });
 });
 
