@@ -2,19 +2,14 @@
 import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import type { Log } from '#platform/log.ts';
-import {
-  encodeManifest,
-  type WeightsManifest,
-  weightsChunkBytes,
-  weightsFiles,
-  weightsVersion,
-} from '#proto/weights.ts';
+import { encodeManifest, type WeightsManifest, weightsFiles } from '#proto/weights.ts';
 import { acquireLock, type Lock } from './act/lock.ts';
 import { removeRemains, syncFolder, writeDurably } from './act/publish.ts';
 import { type Converted, type Fetched, Progress } from './act/report.ts';
 import { findDamaged, removeDamaged } from './act/verify.ts';
 import { writeForm } from './act/write-form.ts';
 import { FetchFailure } from './decide/failures.ts';
+import { type FormParts, formManifest, requireReadable } from './decide/form-manifest.ts';
 import { fingerprintOf } from './decide/journal.ts';
 import { layOut } from './decide/layout.ts';
 import type { Manifest, ManifestFile } from './decide/manifest.ts';
@@ -93,6 +88,8 @@ async function convertCommit(run: Run, isFresh: boolean): Promise<Converted> {
   const { shards, tensors } = await checkpointOf(run);
   const layout = layOut(tensors);
   const sources = manifest.files.filter((file) => shards.some(({ path }) => path === file.path));
+  const parts: FormParts = { modelName: settings.modelName, commit: manifest.commit, layout, sources };
+  requireReadable(formManifest(parts));
   await clear(run);
   const folder = join(places.converting, basename(run.form));
   const partial = await stat(join(folder, weightsFiles.weights)).catch(() => null);
@@ -128,20 +125,8 @@ async function convertCommit(run: Run, isFresh: boolean): Promise<Converted> {
   progress.print(Date.now());
   if (first !== null) throw first;
   const chunkHashes = (results[0] as PromiseFulfilledResult<Buffer>).value;
-  const form: WeightsManifest = {
-    version: weightsVersion,
-    modelName: settings.modelName,
-    commit: manifest.commit,
-    bytes: layout.bytes,
-    chunkBytes: weightsChunkBytes,
-    chunkHashes,
-    tensors: layout.tensors.map(({ tensor, offset }) => {
-      const { name, dtype, shape, bytes } = tensor;
-      return { name, dtype, shape, offset, bytes };
-    }),
-    sources,
-  };
-  await publish(run, folder, form);
+  run.lock.requireHeld();
+  await publish(run, folder, formManifest(parts, chunkHashes));
   return { path: run.form, bytes: layout.bytes, tensors: tensors.length, written };
 }
 

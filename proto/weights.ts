@@ -44,8 +44,14 @@ export const weightsDtypeBytes: Readonly<Record<string, number>> = {
   C64: 8,
 };
 
-/** Largest manifest.pb that is read, bytes: some 100 for each tensor, 8 for each 8 MiB. */
+// What readers take at most, so writers write no more. vllm/gthread/manifest.py has the same; a unit test holds them together.
+/** Bytes of manifest.pb: some 100 for each tensor, 8 for each 8 MiB. */
 export const manifestBytesMax = 256 * 1024 * 1024;
+/** The largest models known have some 150,000. */
+export const tensorsMax = 1_000_000;
+export const dimensionsMax = 16;
+/** Of a tensor, in UTF-8. */
+export const nameBytesMax = 4096;
 
 export interface WeightsTensor {
   name: string;
@@ -94,12 +100,20 @@ const type = schema.lookupType('greenthread.weights.v1.Manifest');
 /** Tensors encoded at once: the codec's own notes of a hundred thousand would take more memory than their bytes. */
 const tensorsAtOnce = 1000;
 
-export function encodeManifest(manifest: WeightsManifest): Buffer {
-  // Messages one after the other are one message: their repeated fields add up.
-  const parts = [type.encode({ ...manifest, tensors: [] }).finish()];
+/** Messages one after the other are one message: their repeated fields add up. */
+function* partsOf(manifest: WeightsManifest): Generator<Uint8Array> {
+  yield type.encode({ ...manifest, tensors: [] }).finish();
   for (let at = 0; at < manifest.tensors.length; at += tensorsAtOnce)
-    parts.push(type.encode({ tensors: manifest.tensors.slice(at, at + tensorsAtOnce) }).finish());
-  return Buffer.concat(parts);
+    yield type.encode({ tensors: manifest.tensors.slice(at, at + tensorsAtOnce) }).finish();
+}
+
+export const encodeManifest = (manifest: WeightsManifest): Buffer => Buffer.concat([...partsOf(manifest)]);
+
+/** Bytes that `encodeManifest` would make, without holding them; the hashes' values change nothing. */
+export function manifestLength(manifest: WeightsManifest): number {
+  let bytes = 0;
+  for (const part of partsOf(manifest)) bytes += part.length;
+  return bytes;
 }
 
 /**

@@ -3,15 +3,13 @@
  * format's own rules (github.com/huggingface/safetensors, README "Format"): 8 bytes little-endian with the header's
  * length, a JSON object, then the tensors' bytes without a hole or a byte left over.
  */
-import { weightsDtypeBytes } from '#proto/weights.ts';
+import { dimensionsMax, nameBytesMax, weightsDtypeBytes } from '#proto/weights.ts';
 import { FetchFailure } from './failures.ts';
 
 /** Longest header, bytes; the format's own limit. */
 export const headerBytesMax = 100_000_000;
 /** Of the length before the header, bytes. */
 export const lengthBytes = 8;
-const nameCharactersMax = 4096;
-const dimensionsMax = 16;
 
 /** One tensor where it lies upstream. */
 export interface SourceTensor {
@@ -99,21 +97,29 @@ function bytesOf(shape: readonly number[], elementBytes: number): number | null 
   return Number.isSafeInteger(product) ? product : null;
 }
 
+/** What of a tensor the form's readers do not take; null: all is well. @param strangeDtype null where it is one of theirs */
+function unreadable(name: string, strangeDtype: string | null, dimensions: number): string | null {
+  if (strangeDtype !== null) return `the dtype ${shown(strangeDtype)}`;
+  if (dimensions > dimensionsMax) return `${dimensions} dimensions`;
+  const nameBytes = Buffer.byteLength(name);
+  return nameBytes > nameBytesMax ? `a name of ${nameBytes} bytes` : null;
+}
+
 /** One entry of the header, its position counted from the file's beginning. */
 function parseTensor(name: string, value: unknown, file: SourceFile, dataBegin: number): SourceTensor {
   const broken = (why: string) => brokenFile(file.path, `tensor ${shown(name)} ${why}`);
   const { dtype, shape, data_offsets: offsets } = (value ?? {}) as Record<string, unknown>;
-  if (name === '' || name.length > nameCharactersMax) throw broken('has an empty or too long name');
+  if (name === '') throw broken('has no name');
+  if (!name.isWellFormed()) throw broken('has a name that is no text');
   if (typeof dtype !== 'string') throw broken('has no dtype');
+  if (!Array.isArray(shape) || !shape.every(isWhole)) throw broken('has no shape of whole numbers');
   const elementBytes = Object.hasOwn(weightsDtypeBytes, dtype) ? weightsDtypeBytes[dtype] : undefined;
-  if (elementBytes === undefined) {
+  const unread = unreadable(name, elementBytes === undefined ? dtype : null, shape.length);
+  if (elementBytes === undefined || unread !== null) {
     throw new FetchFailure(
       'NotConvertible',
-      `${file.path}: tensor ${shown(name)} has the dtype ${shown(dtype)}, which this release does not load: set spec.loadFormat to auto`,
+      `${file.path}: tensor ${shown(name)} has ${unread}, which this release does not load: set spec.loadFormat to auto`,
     );
-  }
-  if (!Array.isArray(shape) || shape.length > dimensionsMax || !shape.every(isWhole)) {
-    throw broken('has no shape of whole numbers');
   }
   if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isWhole)) {
     throw broken('has no data_offsets of two whole numbers');

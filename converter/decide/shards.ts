@@ -1,12 +1,11 @@
 /** Which of the fetched files hold the weights, as vLLM's own loader picks them, and that they agree with their index. */
+import { tensorsMax } from '#proto/weights.ts';
 import { FetchFailure } from './failures.ts';
 import { brokenFile, type SourceFile, type SourceTensor } from './safetensors.ts';
 
 export const indexName = 'model.safetensors.index.json';
 /** Longest index that is read, bytes; that of 100,000 tensors has some 10 MB. */
 export const indexBytesMax = 100_000_000;
-/** Most tensors of one model; the largest known have some 150,000. The manifest and this program's memory grow with them. */
-export const tensorsMax = 1_000_000;
 
 /** Tensor's name → file that has it. */
 export type WeightMap = ReadonlyMap<string, string>;

@@ -1,6 +1,7 @@
 /** The layout for DMA: every tensor once, on its boundary, in order of need, with little lost between. */
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { formManifest, requireReadable } from '../../../converter/decide/form-manifest.ts';
 import { chunks, chunksOf, layOut } from '../../../converter/decide/layout.ts';
 import type { SourceTensor } from '../../../converter/decide/safetensors.ts';
 import { alignmentOf, largePageBytes, weightsChunkBytes } from '../../../proto/weights.ts';
@@ -129,5 +130,22 @@ describe('the layout', () => {
       }),
       { numRuns: 200 },
     );
+  });
+});
+
+describe('the manifest', () => {
+  const of = (count: number, nameBytes: number) => {
+    const name = 'n'.repeat(nameBytes);
+    const some = Array.from({ length: count }, (_, at) => ({
+      tensor: { name, dtype: 'U8', shape: [1], path: 'm', position: at, bytes: 1 },
+      offset: 256 * at,
+    }));
+    const layout = { tensors: some, bytes: 128 * mib };
+    return formManifest({ modelName: 'org/m', commit: 'c0ffee', layout, sources: [] });
+  };
+
+  it('that would be longer than is read is refused before the weights are written', () => {
+    expect(() => requireReadable(of(66_000, 4096))).toThrow(/^names and .*spec\.loadFormat to auto$/);
+    requireReadable(of(66_000, 400));
   });
 });

@@ -40,6 +40,7 @@ describe('a safetensors header', () => {
     ['a scalar', { a: { dtype: 'F32', shape: [], data_offsets: [0, 4] } }],
     ['metadata', { __metadata__: { format: 'pt' }, a: at(0, 4) }],
     ['a colon and a brace in a name', { 'a:{"': at(0, 4) }],
+    ['a name of 4096 bytes', { ['é'.repeat(2048)]: at(0, 4) }],
   ])('may have %s', (_, header) => {
     expect(parse(file(header)).length).toBeGreaterThan(0);
   });
@@ -59,6 +60,11 @@ describe('a safetensors header', () => {
     ['behind spaces', file(` ${JSON.stringify({ a: at(0, 4) })}`), 'no JSON object'],
     ['with a name twice', file(`{"a":${JSON.stringify(at(0, 4))},"a":${JSON.stringify(at(0, 4))}}`), 'twice'],
     ['with metadata that is no text', file({ __metadata__: { a: 1 }, b: at(0, 4) }), '__metadata__'],
+    [
+      'with a name of half a character',
+      file('{"\\ud800":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}'),
+      'no text',
+    ],
     ['with an entry of null', file({ a: null }), 'tensor "a" has no dtype'],
     ['without a shape', file({ a: { dtype: 'U8', data_offsets: [0, 4] } }), 'tensor "a" has no shape'],
     ['with a dimension below 0', file({ a: { ...at(0, 4), shape: [-4] } }), 'has no shape of whole'],
@@ -89,6 +95,16 @@ describe('a safetensors header', () => {
       message: expect.stringMatching(
         `^m.safetensors: tensor "a" has the dtype "${dtype}".*set spec.loadFormat to auto$`,
       ),
+    });
+  });
+
+  it.each([
+    ['a name of 4098 bytes in 2049 characters', { ['é'.repeat(2049)]: at(0, 4) }, '4098 bytes'],
+    ['17 dimensions', { a: { ...at(0, 4), shape: [4, ...Array(16).fill(1)] } }, '17 dimensions'],
+  ])('with %s, which the loader does not read, says to do without', (_, header, words) => {
+    expect(failure(() => parse(file(header)))).toMatchObject({
+      reason: 'NotConvertible',
+      message: expect.stringMatching(`${words}.*set spec.loadFormat to auto$`),
     });
   });
 

@@ -5,9 +5,14 @@ import {
   chunkHashBytes,
   decodeHead,
   decodeManifest,
+  dimensionsMax,
   encodeManifest,
   gthreadFolder,
   largePageBytes,
+  manifestBytesMax,
+  manifestLength,
+  nameBytesMax,
+  tensorsMax,
   type WeightsManifest,
   weightsChunkBytes,
   weightsDtypeBytes,
@@ -90,5 +95,27 @@ describe('a manifest', () => {
       Number(bytes),
     ]);
     expect(Object.fromEntries(there)).toEqual(weightsDtypeBytes);
+  });
+
+  it('has no more than the loader reads', () => {
+    const reader = readFileSync(new URL('../../../vllm/gthread/manifest.py', import.meta.url), 'utf8');
+    const limit = (name: string): number => {
+      const [, factors = ''] = new RegExp(`^${name} = ([0-9_ *]+)$`, 'm').exec(reader) ?? [];
+      return factors
+        .replaceAll('_', '')
+        .split('*')
+        .reduce((so, factor) => so * Number(factor), 1);
+    };
+    const [bytes, tensors] = [limit('MANIFEST_BYTES_MAX'), limit('TENSORS_MAX')];
+    expect([bytes, tensors, limit('DIMENSIONS_MAX'), limit('NAME_BYTES_MAX')]).toEqual([
+      manifestBytesMax,
+      tensorsMax,
+      dimensionsMax,
+      nameBytesMax,
+    ]);
+  });
+
+  it('has as many bytes as are counted before it is made', () => {
+    expect(manifestLength(good)).toBe(encodeManifest(good).length);
   });
 });
