@@ -11,6 +11,7 @@ import { createReporter } from './act/report.ts';
 import { type Cluster, joinCluster } from './cluster.ts';
 import type { ArbiterEffect, ArbiterEvent } from './decide/arbiter/words.ts';
 import type { Environment } from './decide/environment.ts';
+import { withLostFiles } from './decide/staging/lost-files.ts';
 import { type GpuRounds, startGpuRounds } from './gpu-rounds.ts';
 import { createLoop, type Loop } from './loop.ts';
 import { createMemory, type Memory } from './memory.ts';
@@ -133,7 +134,8 @@ function gpusOf<State>(rooms: Rooms<State>, parts: AgentParts<State>, registry: 
       const known = rooms.pods.reference(podUid);
       return known && { namespace: known.namespace, model: known.model };
     },
-    occupants: () => parts.arbiter.occupants(rooms.loop.state(), clock),
+    occupants: () =>
+      withLostFiles(parts.arbiter.occupants(rooms.loop.state(), clock), rooms.staging.lost, clock),
     onGpus(found) {
       rooms.loop.post({ type: 'gpus', gpus: found });
       rooms.memory.look(rooms.pods.facts());
@@ -180,6 +182,7 @@ export async function startAgent<State>(parts: AgentParts<State>): Promise<Runni
     alive: (podUid) => rooms.pods.isModelPod(podUid),
     explain: rooms.explain,
     onBoots: (boots) => rooms.loop.post({ type: 'host-memory', boots }),
+    onLost: () => rooms.gpus.changed(),
     registry,
     log,
     nowMs,

@@ -7,7 +7,7 @@ import { abandonStaged, type StagingOutcome, type StagingRun, startStaging } fro
 import { createReader } from './act/staging/start-reader.ts';
 import { parseWeights } from './decide/staging/weights-name.ts';
 import type { ToStage } from './decide/staging/words.ts';
-import { readHead } from './observe/pool/weights-form.ts';
+import { DamagedForm, readHead } from './observe/pool/weights-form.ts';
 
 export interface Stager {
   /** The key that is being staged. */
@@ -59,7 +59,8 @@ export function createStager(parts: {
       return await mine.run.ended;
     } catch (error) {
       await abandonStaged(folder);
-      return { type: 'failed', kind: 'read', message: errorText(error) };
+      const kind = error instanceof DamagedForm ? 'hash' : 'read';
+      return { type: 'failed', kind, message: errorText(error) };
     }
   }
 

@@ -9,6 +9,7 @@ import type { ArbiterEffect, ArbiterEvent } from './decide/arbiter/words.ts';
 import type { Untimed } from './decide/launcher-line.ts';
 import type { PodObject } from './decide/resource-facts.ts';
 import { makesWay } from './decide/staging/boots.ts';
+import type { Lost } from './decide/staging/lost-files.ts';
 import { figuresOf, inUse, planStaging, refusalsToTell } from './decide/staging/plan.ts';
 import { parseWeights } from './decide/staging/weights-name.ts';
 import type {
@@ -21,6 +22,7 @@ import type {
   StagingFacts,
   ToStage,
 } from './decide/staging/words.ts';
+import { createLostFiles } from './lost-files.ts';
 import { createPoolMetrics, type PoolMetrics } from './metrics/pool.ts';
 import { hostMemory } from './observe/pool/host-memory.ts';
 import { lookAtForm } from './observe/pool/weights-form.ts';
@@ -47,6 +49,8 @@ export interface StagingParts {
   explain(effect: Explain): void;
   /** Pods that are to boot yet and need host memory; whenever that is another than before. */
   onBoots(boots: BootRoom[]): void;
+  /** Files that pods load are lost, or are there again. */
+  onLost(): void;
   registry: Registry;
   log: Log;
   nowMs(): number;
@@ -61,6 +65,8 @@ export interface Staging {
    * the pool reads from disk.
    */
   granted(podUid: string): void;
+  /** Of the files that a pod loads: what the node's disk does not hold as it was published; null: nothing. */
+  lost(podUid: string): Lost | null;
   /** Resolves when nothing is written any more. */
   close(): Promise<void>;
 }
@@ -194,7 +200,22 @@ export function startStaging(parts: StagingParts): Staging {
     past: { failures: [], bytesPerSecond: null },
   };
   const { pods, pool, stager, forms, past } = rooms;
+  const lostFiles = createLostFiles({ modelsDir, nowMs, changed: onFiles });
   let closed = false;
+
+  /** What was known of them holds no more. */
+  function onFiles(path: string): void {
+    if (closed) return;
+    forms.forget(path);
+    const key = parseWeights(path)?.key;
+    past.failures = past.failures.filter((failure) => failure.key !== key || lostFiles.has(path));
+    lookAtForms();
+    parts.onLost();
+  }
+
+  function lookAtForms(): void {
+    forms.look(new Set((pods.pods() ?? []).map(({ weights }) => weights)));
+  }
 
   function fail({ key, weights }: ToStage): void {
     past.failures.push({ key, atMs: nowMs() });
@@ -252,12 +273,20 @@ export function startStaging(parts: StagingParts): Staging {
     pool.used(inUse(facts));
   }
 
+  /** What a staging says of the form on disk. */
+  function judge({ what: { weights }, outcome }: Ended): void {
+    if (outcome.type === 'whole') lostFiles.sound(weights);
+    if (outcome.type === 'failed' && outcome.kind === 'hash')
+      void lostFiles.damaged(weights, outcome.message);
+  }
+
   function ended(end: Ended): void {
     const { what, outcome, tookMs } = end;
     const read = outcome.type === 'failed' ? 0 : outcome.readBytes;
     metrics.ended(outcome.type, tookMs / 1000, read);
     if (read >= measuredBytesMin) past.bytesPerSecond = read / (tookMs / 1000);
     if (outcome.type === 'failed') fail(what);
+    judge(end);
     const level = outcome.type === 'failed' ? 'warn' : 'info';
     if (outcome.type === 'stopped') log.info(sentence(end), { weights: what.weights });
     else {
@@ -269,14 +298,16 @@ export function startStaging(parts: StagingParts): Staging {
   }
 
   const look = setInterval(() => {
-    forms.look(new Set((pods.pods() ?? []).map(({ weights }) => weights)));
+    void lostFiles.look();
+    lookAtForms();
     replan();
   }, lookMs);
 
   return {
     listed(objects) {
       pods.listed(objects);
-      forms.look(new Set((pods.pods() ?? []).map(({ weights }) => weights)));
+      lostFiles.listed(objects);
+      lookAtForms();
       replan();
     },
     heard(event) {
@@ -288,6 +319,7 @@ export function startStaging(parts: StagingParts): Staging {
       guarded(() => makeWay(podUid));
       if (pods.granted(podUid)) replan();
     },
+    lost: (podUid) => lostFiles.of(podUid),
     async close() {
       closed = true;
       clearInterval(look);

@@ -49,6 +49,15 @@ export const occupantStates = [
 ] as const;
 export type OccupantState = (typeof occupantStates)[number];
 
+const lostFiles = z.object({
+  path: text(512).describe(
+    'folder below the models path: org--name/<commit>, its gthread form with .gthread-1',
+  ),
+  state: z.enum(['Missing', 'Damaged']),
+  since: text(64).meta({ format: 'date-time' }),
+  message: text(1024),
+});
+
 const occupant = z.object({
   namespace: text(63),
   model: text(63),
@@ -62,6 +71,9 @@ const occupant = z.object({
   becameServingAt: text(64).meta({ format: 'date-time' }).optional(),
   served: z.boolean().optional().describe('a client was served since the pod started'),
   message: text(1024).optional(),
+  lostFiles: lostFiles
+    .optional()
+    .describe("files that this pod loads and that the node's disk does not hold as they were published"),
 });
 export type GpuOccupant = z.output<typeof occupant>;
 

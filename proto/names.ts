@@ -27,6 +27,8 @@ export const annotations = {
   vramBytes: 'greenthread.ai/vram-bytes',
   /** Folder of the gthread form that the engine loads, below the models path: `org--name/<commit>.gthread-1`. */
   weights: 'greenthread.ai/weights',
+  /** Folder of the upstream files that the engine loads, below the models path: `org--name/<commit>`. */
+  files: 'greenthread.ai/files',
   /** `true`: these weights stay in host memory (spec.staging.pinned). */
   weightsPinned: 'greenthread.ai/weights-pinned',
 } as const;

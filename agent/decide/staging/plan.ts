@@ -33,6 +33,13 @@ function noRoom(wish: Wish, bytes: number, room: Room): Refusal {
   };
 }
 
+const missing = ({ weights, podUids }: Wish): Refusal => ({
+  weights,
+  podUids,
+  reason: 'WeightsMissing',
+  message: `${weights} is not on this node's disk (storage.modelsPath): its Job is begun again and writes it anew; it is staged then`,
+});
+
 /** Failed entries are no use once no engine boots that may be looking at them. */
 function leftovers(facts: StagingFacts, wishes: readonly Wish[]): Eviction[] {
   if (!facts.pods) return [];
@@ -147,7 +154,8 @@ function consider(facts: StagingFacts, wishes: readonly Wish[], wish: Wish, room
   const entry = facts.pool.staged.find((staged) => staged.key === key);
   const step: Step = { take: null, evict: [], refused: null, begun: entry !== undefined };
   if (entry?.state === 'whole' || entry?.state === 'failed' || recent(facts, key)) return step;
-  if (!form || 'missing' in form) return step;
+  if (!form) return step;
+  if ('missing' in form) return { ...step, refused: missing(wish) };
   if ('fault' in form) {
     return { ...step, refused: { weights, podUids, reason: 'WeightsUnusable', message: form.fault } };
   }

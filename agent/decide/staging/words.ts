@@ -116,7 +116,7 @@ export type Eviction =
 export interface Refusal {
   weights: string;
   podUids: string[];
-  reason: 'NoRoomToStage' | 'WeightsUnusable' | 'NoRoomForImage';
+  reason: 'NoRoomToStage' | 'WeightsMissing' | 'WeightsUnusable' | 'NoRoomForImage';
   message: string;
 }
 

@@ -35,9 +35,21 @@ export async function lookAtForm(modelsDir: string, name: WeightsName): Promise<
   }
 }
 
+/** The manifest, or the length of the file, is not what was published. */
+export class DamagedForm extends Error {}
+
+/** @throws DamagedForm */
+function headOf(bytes: Buffer): WeightsHead {
+  try {
+    return decodeHead(bytes);
+  } catch (error) {
+    throw new DamagedForm(errorText(error));
+  }
+}
+
 async function readWhole(file: FileHandle, most: number): Promise<Buffer> {
   const { size } = await file.stat();
-  if (size > most) throw new Error(`manifest.pb has ${size} bytes, at most ${most} are read`);
+  if (size > most) throw new DamagedForm(`manifest.pb has ${size} bytes, at most ${most} are read`);
   const buffer = Buffer.alloc(size);
   const { bytesRead } = await file.read(buffer, 0, size, 0);
   return buffer.subarray(0, bytesRead);
@@ -45,19 +57,19 @@ async function readWhole(file: FileHandle, most: number): Promise<Buffer> {
 
 /**
  * The manifest's head (the agent's loop decodes no hundred thousand tensors), believed only when it is of these weights and of this file.
- * @throws Error naming the fault and the remedy
+ * @throws DamagedForm naming the fault and the remedy; Error when it cannot be read
  */
 export async function readHead(modelsDir: string, name: WeightsName): Promise<WeightsHead> {
   const folder = join(modelsDir, name.weights);
   const file = await open(join(folder, weightsFiles.manifest), flags);
   try {
-    const manifest = decodeHead(await readWhole(file, manifestBytesMax));
+    const manifest = headOf(await readWhole(file, manifestBytesMax));
     const remedy = `delete ${folder}, the next conversion writes it again`;
     if (!isOf(name, manifest))
-      throw new Error(`manifest.pb is of ${manifest.modelName}@${manifest.commit}: ${remedy}`);
+      throw new DamagedForm(`manifest.pb is of ${manifest.modelName}@${manifest.commit}: ${remedy}`);
     const bytes = await sizeOf(join(folder, weightsFiles.weights));
     if (bytes !== manifest.bytes)
-      throw new Error(`${weightsFiles.weights} has ${bytes} bytes, not ${manifest.bytes}: ${remedy}`);
+      throw new DamagedForm(`${weightsFiles.weights} has ${bytes} bytes, not ${manifest.bytes}: ${remedy}`);
     return manifest;
   } finally {
     await file.close();

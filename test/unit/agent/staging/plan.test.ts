@@ -219,9 +219,21 @@ describe('the ledger of host memory', () => {
     expect(next(facts({ pods: [pod(1, { phase: 'listed' })], boundBytes: 20 * GiB }))).toBe(key(1));
   });
 
-  it('has nothing to say of files that are missing', () => {
+  it('says that files are missing, and lets no loader wait for them', () => {
     const forms = new Map([[weights(1), { missing: true as const }]]);
-    expect(planStaging(facts({ pods: [pod(1)], forms }))).toMatchObject({ stage: null, refused: [] });
+    const pool = { staged: [staged(1, { state: 'under way', filledBytes: 0 })] };
+    expect(planStaging(facts({ pods: [pod(1)], forms, pool }))).toMatchObject({
+      stage: null,
+      refused: [{ weights: weights(1), podUids: [uid(1)], reason: 'WeightsMissing' }],
+      abandon: [key(1)],
+    });
+  });
+
+  it('has nothing to say of files that were not looked at yet', () => {
+    expect(planStaging(facts({ pods: [pod(1)], forms: new Map() }))).toMatchObject({
+      stage: null,
+      refused: [],
+    });
   });
 
   it('says why files cannot be used', () => {

@@ -65,6 +65,7 @@ function node(poolBytes: number | null = null) {
         rooms.clear();
         for (const boot of boots) rooms.set(boot.podUid, boot);
       },
+      onLost: () => {},
       registry,
       log,
       nowMs: () => performance.now(),
@@ -124,6 +125,28 @@ describe('staging on a node', () => {
     expect(metrics).toContain('gthread_agent_staging_duration_seconds_count{outcome="whole"} 1');
     expect(metrics).toContain(`gthread_agent_staged_bytes_total ${4 * page}`);
     expect(metrics).toContain(`gthread_agent_pool_bytes{kind="staged"} ${4 * page}`);
+  });
+
+  it('tells of files that are damaged, then gone, and stages them when they are back', async () => {
+    const at = node();
+    const { folder: form } = writeForm(at.modelsDir, 1, 2);
+    const upstream = join(at.modelsDir, weights(1).replace('.gthread-1', ''));
+    mkdirSync(upstream);
+    writeFileSync(join(upstream, '.greenthread.json'), '{}');
+    truncateSync(join(form, 'weights'), page);
+    const agent = at.begin();
+    agent.list(object(1));
+    await until('the damage', () => agent.staging.lost(podUid(1))?.state === 'Damaged');
+    expect(agent.staging.lost(podUid(1))).toMatchObject({
+      path: weights(1),
+      message: expect.stringMatching(/has 2097152 bytes, not 4194304/),
+    });
+    rmSync(form, { recursive: true });
+    await until('the loss', () => agent.staging.lost(podUid(1))?.state === 'Missing');
+    await until('the word', () => at.said('WeightsMissing'));
+    writeForm(at.modelsDir, 1, 2);
+    await until('the weights', () => at.progress(1) === 1);
+    await until('their return', () => agent.staging.lost(podUid(1)) === null);
   });
 
   it('has the place of a boot made when its grant is given, while another is still under way', async () => {
