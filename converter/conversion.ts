@@ -125,7 +125,6 @@ async function convertCommit(run: Run, isFresh: boolean): Promise<Converted> {
   progress.print(Date.now());
   if (first !== null) throw first;
   const chunkHashes = (results[0] as PromiseFulfilledResult<Buffer>).value;
-  run.lock.requireHeld();
   await publish(run, folder, formManifest(parts, chunkHashes));
   return { path: run.form, bytes: layout.bytes, tensors: tensors.length, written };
 }
