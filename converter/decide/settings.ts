@@ -15,11 +15,26 @@ export interface Settings {
 const upstreamId = /^[A-Za-z0-9][A-Za-z0-9._-]*(\/[A-Za-z0-9][A-Za-z0-9._-]*)?$/;
 const revisionForm = /^[A-Za-z0-9][A-Za-z0-9._/-]*$/;
 
+/** Without a slash at the end. It is told to everybody who may see a Model, so what is secret is refused, and not repeated. */
+function readEndpoint(text: string): string {
+  const variable = "HF_ENDPOINT (the chart's value controller.huggingFaceEndpoint)";
+  const url = URL.parse(text);
+  if (!url || !/^https?:\/\/[^/\s]/i.test(text) || url.search !== '' || url.hash !== '') {
+    throw new FetchFailure('BadSettings', `${variable} must be an http or https URL without ? and #`);
+  }
+  if (url.username !== '' || url.password !== '') {
+    throw new FetchFailure(
+      'BadSettings',
+      `${variable} holds a user or a password: take them out, and name a Secret with the mirror's token in controller.huggingFaceSecret`,
+    );
+  }
+  return text.replace(/\/+$/, '');
+}
+
 /** @throws FetchFailure BadSettings naming the variable */
 export function readSettings(env: Readonly<Record<string, string | undefined>>): Settings {
   const bad = (message: string) => new FetchFailure('BadSettings', message);
-  const endpoint = (env.HF_ENDPOINT || 'https://huggingface.co').replace(/\/+$/, '');
-  if (!/^https?:\/\/[^/\s]/.test(endpoint)) throw bad('HF_ENDPOINT must be an http or https URL');
+  const endpoint = readEndpoint(env.HF_ENDPOINT || 'https://huggingface.co');
   const modelName = env.MODEL_NAME ?? '';
   // The folder's name is the id with -- for the slash, so the id itself may have no -- (nor has any on the hub).
   if (!upstreamId.test(modelName) || modelName.includes('..') || modelName.includes('--')) {

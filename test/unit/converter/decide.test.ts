@@ -282,11 +282,23 @@ describe('the environment', () => {
     [{ MODEL_NAME: 'a/b/c' }, 'MODEL_NAME'],
     [{ ...good, REVISION: '../x' }, 'REVISION'],
     [{ ...good, HF_ENDPOINT: 'file:///x' }, 'HF_ENDPOINT'],
+    [{ ...good, HF_ENDPOINT: 'https://hub:port' }, 'HF_ENDPOINT'],
+    [{ ...good, HF_ENDPOINT: 'https://hub?token=x' }, 'HF_ENDPOINT'],
     [{ ...good, MODELS_DIR: 'models' }, 'MODELS_DIR'],
     [{ ...good, HF_TOKEN: 'hf_a\nb' }, 'HF_TOKEN'],
   ])('%j is refused and the variable named', (env, named) => {
     expect(() => readSettings(env)).toThrow(named);
   });
+
+  it.each(['https://svc:S3cret@mirror/hub', 'http://S3cret@mirror', 'HTTPS://:S3cret@mirror'])(
+    'refuses the credentials in %s, says where they belong, and repeats them nowhere',
+    (endpoint) => {
+      const call = () => readSettings({ ...good, HF_ENDPOINT: endpoint });
+      expect(reasonOf(call)).toBe('BadSettings');
+      expect(call).toThrow(/controller\.huggingFaceEndpoint.*controller\.huggingFaceSecret/);
+      expect(call).not.toThrow(/S3cret/);
+    },
+  );
 
   it('decides the places, a revision with slashes included', () => {
     expect(placesOf('/mnt/models', 'org/m', 'refs/pr/1')).toEqual({

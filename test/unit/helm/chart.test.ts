@@ -217,6 +217,11 @@ describe.skipIf(helm === null)('the rendered chart', () => {
   const refused: [string, string, RegExp][] = [
     ['a misspelt value', 'controller.huggingfaceToken=x', /huggingfaceToken/],
     ['no replicas', 'controller.replicas=0', /replicas/],
+    [
+      'credentials in an address',
+      'controller.huggingFaceEndpoint=https://svc:S3cret@mirror',
+      /huggingFaceEndpoint/,
+    ],
     ['a relative path', 'storage.modelsPath=models', /modelsPath/],
     ['a Gateway without a name', 'gateway.enabled=true', /gateway/],
     ['a wait that is not a duration', 'controller.silentAfter=10', /silentAfter/],
