@@ -2,7 +2,7 @@
  * The Job of a Model's files: `node converter/main.ts fetch`, or `convert`, which fetches first and then writes the gthread
  * form. Environment: MODEL_NAME, REVISION (main), MODELS_DIR (/mnt/models), HF_ENDPOINT (https://huggingface.co), HF_TOKEN,
  * TERMINATION_LOG (/dev/termination-log), PROGRESS_PATH and PROGRESS_KEY (a ConfigMap at the API server; act/tell.ts). Exit
- * code 0 when all is published, 1 when not, 2 for a wrong command; the termination message is one line of JSON
+ * code 0 when all is published and told, 1 when not, 2 for a wrong command; the termination message is one line of JSON
  * (act/report.ts). `clean` lists, and with --remove removes, what no Model or pod uses (docs/weights.md).
  */
 import { parseArgs } from 'node:util';
@@ -21,9 +21,14 @@ const stop = new AbortController();
 
 function end(message: string, code: number): void {
   const unwritten = writeTermination(terminationPath, message);
-  if (unwritten) log.warn('the termination message was not written', { reason: unwritten });
+  // The controller would wait in vain for what a complete Job says: the next try finds all in its place and says it.
+  if (unwritten)
+    log.error('the termination message was not written: the node may have no room at TERMINATION_LOG', {
+      path: terminationPath,
+      reason: unwritten,
+    });
   process.stdout.write(message);
-  process.exitCode = code;
+  process.exitCode = unwritten ? 1 : code;
 }
 
 /** Anything thrown, as a failure with a reason. */

@@ -79,7 +79,7 @@ export function failureMessage(
   return `${JSON.stringify({ error: { reason: failure.reason, message, part } })}\n`;
 }
 
-/** @returns what went wrong; outside Kubernetes there may be no such path, which must not fail the fetch */
+/** @returns what went wrong; null: it is written */
 export function writeTermination(path: string, message: string): string | null {
   try {
     writeFileSync(path, message);

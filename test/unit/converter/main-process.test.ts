@@ -143,6 +143,16 @@ describe.concurrent('the Job', () => {
     expect(next.termination()).toMatchObject({ commit, downloaded: 0, gthread: { tensors: 2 } });
   });
 
+  it('that cannot leave its word has not succeeded: the next one leaves it, with nothing to download', async () => {
+    const one = await bench();
+    const mute = job(one, { TERMINATION_LOG: '/dev/full' });
+    expect(await mute.ended).toBe(1);
+    expect(mute.output()).toContain('TERMINATION_LOG');
+    const next = job(one);
+    expect(await next.ended).toBe(0);
+    expect(next.termination()).toMatchObject({ downloaded: 0 });
+  });
+
   it.each([[['convert', 'more']], [['stage']], [[]]])('with the words %j ends with 2', async (words) => {
     const one = await bench();
     expect(await job(one, {}, words).ended).toBe(2);
