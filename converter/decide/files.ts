@@ -7,7 +7,7 @@ export interface ListedFile {
   size: number;
   /** Git's blob id; of a large file that of its pointer. */
   oid: string | null;
-  /** sha256 of a large file. */
+  /** sha256 of a large file, empty where the hub says that it is one and nothing more; null: a small file. */
   lfsOid: string | null;
 }
 
@@ -90,7 +90,13 @@ function wantedFile(file: ListedFile, modelName: string): WantedFile {
   const name = JSON.stringify(file.path.slice(0, 200));
   if (refused)
     throw new FetchFailure('BadListing', `${modelName} lists a file whose name ${refused}: ${name}`);
-  const sha256 = /^[0-9a-f]{64}$/.test(file.lfsOid ?? '') ? file.lfsOid : null;
+  const sha256 = file.lfsOid;
+  if (sha256 !== null && !/^[0-9a-f]{64}$/.test(sha256)) {
+    throw new FetchFailure(
+      'BadListing',
+      `${modelName} lists ${name} as a large file without its sha256 (lfs.oid), so nothing could be checked: use a mirror that passes it on (HF_ENDPOINT, controller.huggingFaceEndpoint)`,
+    );
+  }
   const gitSha1 = sha256 === null && /^[0-9a-f]{40}$/.test(file.oid ?? '') ? file.oid : null;
   if (!Number.isSafeInteger(file.size) || file.size < 0 || (sha256 === null && gitSha1 === null)) {
     throw new FetchFailure('BadListing', `${modelName} lists ${name} without a size or hash to check it by`);

@@ -50,6 +50,12 @@ export async function resolveRevision(http: Http): Promise<string> {
       fetch: fetchOver(http),
     });
     if (!isCommit(info.sha)) throw new FetchFailure('BadListing', 'the hub names no commit for the revision');
+    if (isCommit(revision) && info.sha !== revision) {
+      throw new FetchFailure(
+        'BadListing',
+        `the hub answers with commit ${info.sha} where ${revision} was asked for: check that the mirror at HF_ENDPOINT has it, or set spec.revision`,
+      );
+    }
     return info.sha;
   });
 }
@@ -68,7 +74,7 @@ export async function listCommit(http: Http, commit: string): Promise<ListedFile
     });
     for await (const { type, path, size, oid, lfs } of entries) {
       if (type !== 'file') continue;
-      listed.push({ path, size, oid: oid ?? null, lfsOid: lfs?.oid ?? null });
+      listed.push({ path, size, oid: oid ?? null, lfsOid: lfs ? (lfs.oid ?? '') : null });
       if (listed.length > filesMax) break;
     }
     return listed;

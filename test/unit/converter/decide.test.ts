@@ -124,6 +124,11 @@ describe('of a repository', () => {
       'BadListing',
     ],
     [
+      "with a large file whose only hash is its pointer's",
+      () => chooseFiles([{ path: 'model.safetensors', size: 1, oid, lfsOid: '' }], 'org/m'),
+      'BadListing',
+    ],
+    [
       'with a size that is none',
       () => chooseFiles([{ path: 'model.safetensors', size: -1, oid, lfsOid: sha }], 'org/m'),
       'BadListing',

@@ -365,7 +365,10 @@ describe.concurrent('a listing', () => {
   const commit = 'c'.repeat(40);
 
   /** The fetch against a hub whose listing is that. */
-  async function fetchListing(listing: unknown): Promise<{ reason: string; one: Bench }> {
+  async function fetchListing(
+    listing: unknown,
+    env: Record<string, string> = {},
+  ): Promise<{ reason: string; message: string; one: Bench }> {
     const one = await bench();
     const server = createServer((request, response) => {
       const answer = request.url!.includes('/tree/')
@@ -375,10 +378,10 @@ describe.concurrent('a listing', () => {
     });
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
     const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-    const { reason } = await failure(one.fetch({ env: { HF_ENDPOINT: url } }));
+    const { reason, message } = await failure(one.fetch({ env: { HF_ENDPOINT: url, ...env } }));
     server.closeAllConnections();
     await new Promise((resolve) => server.close(resolve));
-    return { reason, one };
+    return { reason, message, one };
   }
   const file = (path: string, size = 10) => ({
     type: 'file',
@@ -396,6 +399,20 @@ describe.concurrent('a listing', () => {
       expect(existsSync(join(one.modelsDir, '.incoming/org--model'))).toBe(false);
     },
   );
+
+  it('is not even asked for when the hub answers a named commit with another one', async () => {
+    const named = 'd'.repeat(40);
+    const { reason, message, one } = await fetchListing([file(weights)], { REVISION: named });
+    expect(reason).toBe('BadListing');
+    expect(message).toMatch(new RegExp(`${commit}.*${named}.*HF_ENDPOINT`));
+    expect(existsSync(join(one.modelsDir, 'org--model'))).toBe(false);
+  });
+
+  it('of a large file without its sha256 is refused before three downloads could tell', async () => {
+    const { reason, message } = await fetchListing([{ ...file(weights), lfs: { size: 10 } }]);
+    expect(reason).toBe('BadListing');
+    expect(message).toMatch(/sha256.*HF_ENDPOINT/);
+  });
 
   it('larger than the disk fails before anything is downloaded', async () => {
     const { reason } = await fetchListing([file(weights, 2 ** 52)]);
