@@ -1,5 +1,5 @@
 /** Makes a complete incoming folder the published one: synced to the disk, then one rename. A damaged one is repaired in its place. */
-import { createHash } from 'node:crypto';
+import { createHash, randomUUID } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { mkdir, open, readdir, rename, rm, rmdir, stat, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
@@ -21,10 +21,16 @@ export async function syncFolder(path: string): Promise<void> {
   await handle.sync().finally(() => handle.close());
 }
 
-/** Writes a file so that after a power cut it is whole or not there. */
-export async function writeDurably(path: string, content: string | Uint8Array): Promise<void> {
+/**
+ * Writes a file so that after a power cut it is whole or not there.
+ * @param temporary its name until then, which another writer of the same file may not have
+ */
+export async function writeDurably(
+  path: string,
+  content: string | Uint8Array,
+  temporary = `${path}.new`,
+): Promise<void> {
   await mkdir(dirname(path), { recursive: true });
-  const temporary = `${path}.new`;
   await writeFile(temporary, content, { mode: 0o644, flush: true });
   await rename(temporary, path);
   await syncFolder(dirname(path));
@@ -109,7 +115,18 @@ export async function removeRemains(folder: string, names: readonly string[]): P
   });
 }
 
-/** Remembers which commit a revision is, so that a redeploy works without the hub. */
+/** Age of what a killed Job must have left beside the refs, ms: to write one takes a moment. */
+const leftoverMs = 60_000;
+
+/**
+ * Remembers which commit a revision is, so that a redeploy works without the hub. Several Jobs may at once, since what is
+ * there needs no lock; names that begin with a dot are no revision's.
+ */
 export async function rememberRevision(places: Places, commit: string): Promise<void> {
-  await writeDurably(places.ref, `${commit}\n`);
+  const folder = dirname(places.ref);
+  await writeDurably(places.ref, `${commit}\n`, join(folder, `.${randomUUID()}`));
+  for (const name of (await readdir(folder)).filter((each) => each.startsWith('.'))) {
+    const found = await stat(join(folder, name)).catch(() => null);
+    if (found && Date.now() - found.mtimeMs > leftoverMs) await rm(join(folder, name), { force: true });
+  }
 }

@@ -18,8 +18,10 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
+import { rememberRevision } from '../../../converter/act/publish.ts';
 import { FetchFailure } from '../../../converter/decide/failures.ts';
 import { parseManifest } from '../../../converter/decide/manifest.ts';
+import { placesOf } from '../../../converter/decide/places.ts';
 import { type Bench, bench, closeAll, id } from './fetched.ts';
 
 afterAll(closeAll);
@@ -358,6 +360,24 @@ describe.concurrent('a partial file', () => {
     closeSync(other);
     expect(same(one, (await fetching).path, weights)).toBe(true);
     expect(one.hub.stats().models[id]!.files[weights]).toBeGreaterThan(2);
+  });
+});
+
+describe.concurrent('the commit of a revision', () => {
+  it('is remembered by many Jobs at once, and what a killed one left of it goes', async () => {
+    const one = await bench();
+    const { commit } = await one.fetch();
+    const refs = join(one.modelsDir, 'org--model/refs');
+    const places = placesOf(one.modelsDir, id, 'main');
+    const old = join(refs, '.of-a-killed-Job');
+    writeFileSync(old, '');
+    utimesSync(old, new Date(0), new Date(0));
+    for (let round = 0; round < 5; round++) {
+      writeFileSync(join(refs, 'main'), 'f'.repeat(40));
+      await Promise.all(Array.from({ length: 8 }, () => rememberRevision(places, commit)));
+      expect(readFileSync(join(refs, 'main'), 'utf8').trim()).toBe(commit);
+    }
+    expect(readdirSync(refs)).toEqual(['main']);
   });
 });
 
