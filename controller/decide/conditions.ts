@@ -2,7 +2,7 @@
 import type { Condition } from '#api/schema.ts';
 import { formatGiB } from '#platform/quantity.ts';
 import type { Fetch } from './fetch.ts';
-import type { FetchPart, FetchResult } from './fetch-words.ts';
+import type { FetchFault, FetchPart, FetchResult } from './fetch-words.ts';
 import type { Model } from './kubernetes.ts';
 import type { Placement } from './placement.ts';
 import type { Failure } from './pod-state.ts';
@@ -74,8 +74,14 @@ export function placedCondition(model: Model, placements: Placement[]): Told {
   return told('Placed', 'True', 'Placed', placements.map(placeText).join('; '));
 }
 
+/** What failed, or is there no more. */
+export const faultsOf = (fetches: Fetch[]): FetchFault[] =>
+  fetches.flatMap((fetch) =>
+    fetch.state === 'failed' ? [fetch] : fetch.state === 'done' && fetch.lost ? [fetch.lost] : [],
+  );
+
 const failedIn = (fetches: Fetch[], part: FetchPart) =>
-  fetches.flatMap((fetch) => (fetch.state === 'failed' && fetch.part === part ? [fetch] : []))[0];
+  faultsOf(fetches).find((fault) => fault.part === part);
 
 /** Commits and size of what is on the disks. */
 function filesText(fetches: Fetch[], bytesOf: (fetch: FetchResult) => number | null): string {
@@ -109,7 +115,12 @@ export function stagedCondition(model: Model, fetches: Fetch[]): Told {
   const failed = failedIn(fetches, 'Fetching');
   if (failed) return told('Staged', 'False', failed.reason, failed.message);
   if (failedIn(fetches, 'Converting')) {
-    return told('Staged', 'False', 'NotConverted', 'the upstream files are on disk, their conversion failed');
+    return told(
+      'Staged',
+      'False',
+      'NotConverted',
+      'the upstream files are on disk, their gthread form is not',
+    );
   }
   const running = fetches.find((fetch) => fetch.state === 'running');
   if (running) return told('Staged', 'False', running.progress?.part ?? 'Fetching', running.message);

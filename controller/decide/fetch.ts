@@ -6,6 +6,7 @@ import type { ModelSpec } from '#api/model.ts';
 import { labels, shortHash } from '#proto/names.ts';
 import { paths } from './api-paths.ts';
 import type { ClusterView } from './cluster-view.ts';
+import { timeText } from './conditions.ts';
 import { type Effect, effectKey } from './effects.ts';
 import {
   type FetchFault,
@@ -29,6 +30,7 @@ import {
   type ObjectCondition,
   type Pod,
 } from './kubernetes.ts';
+import { type LostFiles, lostOf, lostOn, ofModel } from './lost-files.ts';
 import { fetchJob } from './manifests/fetch-job.ts';
 import { rememberedBy } from './remembered.ts';
 import { ownAnnotations } from './settings.ts';
@@ -42,7 +44,8 @@ const accessReasons = ['TokenNeeded', 'TokenRefused', 'LicenceNotAccepted', 'Not
 export const wordlessMs = 30_000;
 export type Fetch =
   | { state: 'running'; message: string; progress: FetchProgress | null }
-  | ({ state: 'done' } & FetchResult)
+  /** `lost`: what the node's agent says of files that are there no more. */
+  | ({ state: 'done'; lost: FetchFault | null } & FetchResult)
   | ({ state: 'failed' } & FetchFault);
 
 /**
@@ -89,6 +92,17 @@ export function fetchStep(view: ClusterView, fetches: Fetches, model: Model, nod
   return step;
 }
 
+/** What a Job is for. */
+interface Work {
+  /** In words: which files, to which node. */
+  what: string;
+  /** Why they are brought once more; empty when they are not. */
+  why: string;
+  converts: boolean;
+  /** What the node's agent says of this model's files. */
+  lost: LostFiles[];
+}
+
 function firstStep(
   view: ClusterView,
   fetches: Fetches,
@@ -97,7 +111,14 @@ function firstStep(
 ): FetchStep {
   const { modelName, revision, loadFormat } = model.spec;
   const { namespace } = view.settings;
-  const what = `${modelName}@${revision} to ${at.node}`;
+  const lost = ofModel(lostOn(view, at.node), modelName);
+  const work: Work = {
+    what: `${modelName}@${revision} to ${at.node}`,
+    why: lost[0] ? `: ${lost[0].message}` : '',
+    converts: loadFormat === 'gthread',
+    lost,
+  };
+  const { what } = work;
   const job = view.snapshot.jobs.get(`${namespace}/${at.name}`);
   if (!job || isTerminating(job)) {
     const create: Effect = {
@@ -111,7 +132,7 @@ function firstStep(
     return {
       fetch:
         said === undefined
-          ? { state: 'running', message: `fetching ${what}`, progress: null }
+          ? { state: 'running', message: `fetching ${what}${work.why}`, progress: null }
           : { state: 'failed', reason: 'JobRefused', message: said, part: 'Fetching' },
       effects: job ? [] : [create],
       wakeAtMs: null,
@@ -126,7 +147,7 @@ function firstStep(
     };
   }
   const pods = (fetches.podsOfJob.get(at.name) ?? []).filter((pod) => isOf(pod, job));
-  const step = jobStep(view, job, pods, { what, converts: loadFormat === 'gthread' });
+  const step = jobStep(view, job, pods, work);
   // What failed with another token, endpoint or image than today's is not waited for.
   const isStuck = step.fetch.state === 'failed' || (step.fetch.state === 'running' && isTroubled(pods));
   if (!isStuck || step.effects.length > 0 || inputsOf(job) === inputsOf(jobToBe(view, model, at)))
@@ -150,8 +171,10 @@ function whyStrayed(view: ClusterView, job: Job, nodeName: string): string | nul
 }
 
 /** The Job, with a hash of all that its outcome depends on. */
-function jobToBe({ settings }: ClusterView, model: Model, at: { name: string; node: string }): Job {
-  const job = fetchJob(settings, model, at);
+function jobToBe(view: ClusterView, model: Model, at: { name: string; node: string }): Job {
+  const { settings } = view;
+  const lost = ofModel(lostOn(view, at.node), model.spec.modelName);
+  const job = fetchJob(settings, model, { ...at, checksForm: lost.some(({ state }) => state === 'Damaged') });
   const inputs = shortHash(JSON.stringify([job.spec, settings.huggingFace.tokenVersion]));
   job.metadata.annotations = { [ownAnnotations.fetchInputs]: inputs };
   return job;
@@ -179,17 +202,16 @@ const deletion = (view: ClusterView, job: Job, because: string): Effect => ({
 const trueCondition = (job: Job, wanted: string): ObjectCondition | undefined =>
   job.status?.conditions?.find(({ type, status }) => type === wanted && status === 'True');
 
-function jobStep(
-  view: ClusterView,
-  job: Job,
-  pods: Pod[],
-  { what, converts }: { what: string; converts: boolean },
-): FetchStep {
+function jobStep(view: ClusterView, job: Job, pods: Pod[], work: Work): FetchStep {
+  const { what, converts } = work;
   const noted = job.metadata.annotations?.[ownAnnotations.fetchResult];
   const ended = trueCondition(job, 'Complete');
   const complete = ended !== undefined || (job.status?.succeeded ?? 0) > 0;
   const result = notedResult(job, noted ?? '') ?? (complete ? resultOf(pods) : null);
   if (result && (result.gthread !== null || !converts)) {
+    const endedAtMs = ended?.lastTransitionTime ? Date.parse(ended.lastTransitionTime) : createdAtMs(job);
+    const step = lostStep(view, job, work, { result, endedAtMs });
+    if (step) return step;
     const note: Effect = {
       type: 'patch',
       kind: 'jobs',
@@ -197,7 +219,7 @@ function jobStep(
       patch: { metadata: { annotations: { [ownAnnotations.fetchResult]: JSON.stringify(result) } } },
       because: `${what} is ${converts ? 'converted' : 'fetched'}`,
     };
-    return { fetch: { state: 'done', ...result }, effects: noted ? [] : [note], wakeAtMs: null };
+    return { fetch: { state: 'done', lost: null, ...result }, effects: noted ? [] : [note], wakeAtMs: null };
   }
   const again = deletion(view, job, `fetch ${what} again`);
   if (complete) return wordlessStep(view, pods, ended, { what, again });
@@ -205,10 +227,30 @@ function jobStep(
   if (failed) return failedStep(view, pods, failed, again);
   const fault = hopelessFault(pods) ?? imageFault(pods);
   return {
-    fetch: fault ? { state: 'failed', ...fault } : runningFetch(view, job, pods, what),
+    fetch: fault ? { state: 'failed', ...fault } : runningFetch(view, job, pods, work),
     effects: [],
     wakeAtMs: null,
   };
+}
+
+/** A finished Job whose files are there no more; null when they are. Begun again once it is time, told until then. */
+function lostStep(
+  view: ClusterView,
+  job: Job,
+  { what, lost }: Work,
+  { result, endedAtMs }: { result: FetchResult; endedAtMs: number },
+): FetchStep | null {
+  const word = lostOf(lost, result, endedAtMs);
+  if (!word) return null;
+  const { fault, redoAtMs } = word;
+  const message = `fetching ${what} again: ${fault.message}`;
+  if (redoAtMs <= view.nowMs) {
+    const fetch: Fetch = { state: 'running', message, progress: null };
+    return { fetch, effects: [deletion(view, job, message)], wakeAtMs: null };
+  }
+  const again = `; its Job is begun again at ${timeText(redoAtMs)}`;
+  const told = { ...fault, message: `${fault.message}${again}` };
+  return { fetch: { state: 'done', lost: told, ...result }, effects: [], wakeAtMs: redoAtMs };
 }
 
 /** A Job whose pod is gone before its result was read, or left none: begun again, it finds every file and downloads none. */
@@ -238,13 +280,13 @@ function failedStep(view: ClusterView, pods: Pod[], failed: ObjectCondition, aga
 
 const notedResult = rememberedBy((_job: Job, noted) => parseResult(noted));
 
-function runningFetch(view: ClusterView, job: Job, pods: Pod[], what: string): Fetch {
+function runningFetch(view: ClusterView, job: Job, pods: Pod[], { what, why }: Work): Fetch {
   const { namespace, progress: told } = view.settings;
   const notes = told ? view.snapshot.progress.get(`${namespace}/${told.configMap}`) : undefined;
   const progress = progressOf(notes, job.metadata.name);
   const doing = progress?.part === 'Converting' ? 'converting' : 'fetching';
   const waits = unschedulable(pods);
-  return { state: 'running', message: `${doing} ${what}${waits ? `: ${waits}` : ''}`, progress };
+  return { state: 'running', message: `${doing} ${what}${waits ? `: ${waits}` : why}`, progress };
 }
 
 /** Jobs of ours that no Model wants any more. */

@@ -9,6 +9,7 @@ import {
   availableCondition,
   conditionTime,
   convertedCondition,
+  faultsOf,
   isTrouble,
   passingConditions,
   placedCondition,
@@ -107,7 +108,7 @@ function memoryOf(view: ClusterView, progress: Progress) {
 function conversionOf(fetches: Fetch[]): ModelStatus['conversion'] {
   const [first] = fetches;
   if (!first) return undefined;
-  const failed = fetches.find((fetch) => fetch.state === 'failed');
+  const [failed] = faultsOf(fetches);
   if (failed) return { state: 'Failed', message: shortened(failed.message) };
   const running = fetches.find((fetch) => fetch.state === 'running');
   if (running) {

@@ -9,12 +9,14 @@ const fetchRetriesMax = 2;
 /** A download of hundreds of GB on a slow line may take this long; seconds. */
 const fetchSecondsMax = 24 * 3600;
 
-/** @param at the Job's name and the node it runs on */
-export function fetchJob(
-  settings: ControllerSettings,
-  model: Model,
-  at: { name: string; node: string },
-): Job & { spec: object } {
+interface FetchPlace {
+  name: string;
+  node: string;
+  checksForm?: boolean;
+}
+
+/** @param at the Job's name, the node it runs on, and whether the gthread form there is to be read again before it is believed */
+export function fetchJob(settings: ControllerSettings, model: Model, at: FetchPlace): Job & { spec: object } {
   const ours = {
     [labels.partOf]: partOf,
     [labels.component]: components.fetch,
@@ -47,7 +49,7 @@ export function fetchJob(
             : { automountServiceAccountToken: false }),
           enableServiceLinks: false,
           ...pullSecrets(settings.imagePullSecrets),
-          containers: [fetchContainer(settings, model, at.name)],
+          containers: [fetchContainer(settings, model, at)],
           volumes: [{ name: 'models', hostPath: { path: settings.modelsPath, type: 'DirectoryOrCreate' } }],
         },
       },
@@ -55,7 +57,7 @@ export function fetchJob(
   };
 }
 
-function fetchContainer(settings: ControllerSettings, model: Model, jobName: string): object {
+function fetchContainer(settings: ControllerSettings, model: Model, at: FetchPlace): object {
   const { endpoint, secretName } = settings.huggingFace;
   return {
     name: 'fetch',
@@ -66,13 +68,14 @@ function fetchContainer(settings: ControllerSettings, model: Model, jobName: str
       { name: 'MODEL_NAME', value: model.spec.modelName },
       { name: 'REVISION', value: model.spec.revision },
       { name: 'MODELS_DIR', value: paths.models },
+      ...(at.checksForm ? [{ name: 'CHECK_FORM', value: 'true' }] : []),
       ...(settings.progress
         ? [
             {
               name: 'PROGRESS_PATH',
               value: `/api/v1/namespaces/${settings.namespace}/configmaps/${settings.progress.configMap}`,
             },
-            { name: 'PROGRESS_KEY', value: jobName },
+            { name: 'PROGRESS_KEY', value: at.name },
           ]
         : []),
       ...(endpoint === '' ? [] : [{ name: 'HF_ENDPOINT', value: endpoint }]),

@@ -103,11 +103,14 @@ const engineHash = (pod: ModelPod): string => {
   );
 };
 
-/** What the agent stages for this pod, and whether it stays; the folder's name is that of proto/weights.ts. */
-const weightsNotes = ({ model: { spec }, weightsPath }: ModelPod): Record<string, string> => ({
-  [annotations.weights]: `${weightsPath.slice(paths.models.length + 1)}.gthread-1`,
-  ...(spec.staging.pinned && { [annotations.weightsPinned]: 'true' }),
-});
+/** What the agent looks for, what of it it stages, and whether that stays; the form's name is that of proto/weights.ts. */
+function weightsNotes({ model: { spec }, weightsPath }: ModelPod): Record<string, string> {
+  const files = weightsPath.slice(paths.models.length + 1);
+  const upstream = { [annotations.files]: files };
+  if (spec.loadFormat !== 'gthread') return upstream;
+  const pinned = spec.staging.pinned && { [annotations.weightsPinned]: 'true' };
+  return { ...upstream, [annotations.weights]: `${files}.gthread-1`, ...pinned };
+}
 
 const smallestBytes = (gpus: GpuBook[]): number => Math.min(...gpus.map(({ totalBytes }) => totalBytes ?? 0));
 
@@ -142,7 +145,7 @@ export function modelPod(pod: ModelPod): object {
         [annotations.podHash]: identity.podHash,
         [annotations.engineHash]: engineHash(pod),
         [ownAnnotations.specHash]: identity.specHash,
-        ...(spec.loadFormat === 'gthread' && weightsNotes(pod)),
+        ...weightsNotes(pod),
       },
       ownerReferences: [ownerOf(model)],
     },

@@ -103,6 +103,18 @@ describe("a model's pod", () => {
     expect(environmentOf(spec.initContainers[1]!).NVIDIA_VISIBLE_DEVICES).toBeUndefined();
   });
 
+  it('names the files that the agent looks for, and what of them it stages', () => {
+    const files = 'meta-llama--Llama-3.1-8B/c0ffee';
+    expect(podOf().metadata.annotations[annotations.files]).toBe(files);
+    expect(podOf().metadata.annotations[annotations.weights]).toBeUndefined();
+    const gthread = podOf({ loadFormat: 'gthread', staging: { pinned: true } }).metadata.annotations;
+    expect(gthread).toMatchObject({
+      [annotations.files]: files,
+      [annotations.weights]: `${files}.gthread-1`,
+      [annotations.weightsPinned]: 'true',
+    });
+  });
+
   it('tells its sidecar where the Service is in the form of service links', () => {
     const { spec } = podOf();
     expect(environmentOf(spec.initContainers[1]!)).toMatchObject({
