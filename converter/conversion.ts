@@ -85,7 +85,8 @@ async function publish(run: Run, folder: string, manifest: WeightsManifest): Pro
 /** Under the lock: writes the form and publishes it. @param isFresh whether every byte was hashed as it came, just now */
 async function convertCommit(run: Run, isFresh: boolean): Promise<Converted> {
   const { log, manifest, places, settings, signal } = run;
-  const { shards, tensors } = await checkpointOf(run);
+  const { shards, tensors, warning } = await checkpointOf(run);
+  if (warning !== null) log.warn('the files do not agree', { commit: manifest.commit, detail: warning });
   const layout = layOut(tensors);
   const sources = manifest.files.filter((file) => shards.some(({ path }) => path === file.path));
   const parts: FormParts = { modelName: settings.modelName, commit: manifest.commit, layout, sources };
@@ -126,7 +127,8 @@ async function convertCommit(run: Run, isFresh: boolean): Promise<Converted> {
   if (first !== null) throw first;
   const chunkHashes = (results[0] as PromiseFulfilledResult<Buffer>).value;
   await publish(run, folder, formManifest(parts, chunkHashes));
-  return { path: run.form, bytes: layout.bytes, tensors: tensors.length, written };
+  const said = warning === null ? {} : { warning };
+  return { path: run.form, bytes: layout.bytes, tensors: tensors.length, written, ...said };
 }
 
 /**

@@ -27,6 +27,8 @@ export interface Converted {
   tensors: number;
   /** Bytes that this run wrote. */
   written: number;
+  /** What did not agree in the files and was converted all the same (decide/shards.ts). */
+  warning?: string;
 }
 
 /** What the bytes are counts of: `Converting` of the form's, which are more than the files'. */

@@ -70,11 +70,19 @@ function countNames(json: string): number {
   return names;
 }
 
-function parseObject(header: Uint8Array, file: SourceFile): Record<string, unknown> {
+/** @returns null for one with more names than `namesMost`: such a one is not made into objects */
+function parseObject(
+  header: Uint8Array,
+  file: SourceFile,
+  namesMost: number,
+): Record<string, unknown> | null {
   let text: string;
+  let names: number;
   let value: unknown;
   try {
     text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(header);
+    names = countNames(text);
+    if (names > namesMost) return null;
     value = JSON.parse(text);
   } catch {
     throw brokenFile(file.path, 'its header is no JSON');
@@ -82,7 +90,7 @@ function parseObject(header: Uint8Array, file: SourceFile): Record<string, unkno
   if (!text.startsWith('{') || typeof value !== 'object' || value === null) {
     throw brokenFile(file.path, 'its header is no JSON object');
   }
-  if (countNames(text) !== Object.keys(value).length) {
+  if (names !== Object.keys(value).length) {
     throw brokenFile(file.path, 'its header names a tensor twice');
   }
   return value as Record<string, unknown>;
@@ -149,19 +157,24 @@ function requireSeamless(tensors: readonly SourceTensor[], file: SourceFile, dat
     throw brokenFile(file.path, `its last ${file.bytes - end} bytes belong to no tensor`);
 }
 
+const metadataName = '__metadata__';
+
 /**
  * @param header the JSON alone
- * @returns the tensors in the order of their bytes
+ * @param most tensors that it may have
+ * @returns the tensors in the order of their bytes; null when there are more
  * @throws FetchFailure BadWeights naming file and tensor; NotConvertible for a dtype that the loader has not
  */
-export function parseHeader(header: Uint8Array, file: SourceFile): SourceTensor[] {
-  const entries = parseObject(header, file);
+export function parseHeader(header: Uint8Array, file: SourceFile, most: number): SourceTensor[] | null {
+  const entries = parseObject(header, file, most + 1);
+  if (entries === null) return null;
   const dataBegin = lengthBytes + header.length;
   const tensors: SourceTensor[] = [];
   for (const [name, value] of Object.entries(entries)) {
-    if (name !== '__metadata__') tensors.push(parseTensor(name, value, file, dataBegin));
+    if (name !== metadataName) tensors.push(parseTensor(name, value, file, dataBegin));
     else if (!isTextMap(value)) throw brokenFile(file.path, 'its __metadata__ is no map of texts');
   }
+  if (tensors.length > most) return null;
   // An empty tensor shares its position with the one after it.
   tensors.sort((a, b) => a.position - b.position || a.bytes - b.bytes || (a.name < b.name ? -1 : 1));
   requireSeamless(tensors, file, dataBegin);

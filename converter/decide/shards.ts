@@ -1,5 +1,4 @@
-/** Which of the fetched files hold the weights, as vLLM's own loader picks them, and that they agree with their index. */
-import { tensorsMax } from '#proto/weights.ts';
+/** Which of the fetched files hold the weights, and which of their tensors count, as vLLM's own loader picks them. */
 import { FetchFailure } from './failures.ts';
 import { brokenFile, type SourceFile, type SourceTensor } from './safetensors.ts';
 
@@ -29,13 +28,26 @@ export function parseIndex(text: string): WeightMap {
 /** The same weights in Mistral's own names, beside the usual ones. */
 const isConsolidated = (path: string): boolean => /^consolidated.*\.safetensors$/.test(path);
 
+/** As vLLM sorts them (weight_utils.py, `_natural_sort_key`): 1. numbers in the name as numbers; 2. the path. */
+function byNumbers(a: SourceFile, b: SourceFile): number {
+  const [left, right] = [a.path.split(/(\d+)/), b.path.split(/(\d+)/)];
+  for (let at = 0; at < Math.min(left.length, right.length); at++) {
+    const [one, other] = [left[at]!, right[at]!];
+    if (at % 2 === 1 && Number(one) !== Number(other)) return Number(one) - Number(other);
+    if (at % 2 === 0 && one !== other) return one < other ? -1 : 1;
+  }
+  return left.length - right.length || (a.path < b.path ? -1 : 1);
+}
+
 /**
- * The files to convert: what the index names, else every safetensors file of the top folder.
+ * The files to convert: what the index names, else every safetensors file of the top folder. Of the index vLLM takes no
+ * more than this either (weight_utils.py, `filter_duplicate_safetensors_files`).
  * @param files all that was fetched
+ * @returns in the order in which vLLM loads them
  * @throws FetchFailure NotConvertible when there are none, BadWeights when one of the index is not there
  */
 export function chooseShards(files: readonly SourceFile[], index: WeightMap | null): SourceFile[] {
-  const found = files.filter(({ path }) => /^[^/]+\.safetensors$/.test(path));
+  const found = files.filter(({ path }) => /^[^/]+\.safetensors$/.test(path)).sort(byNumbers);
   if (index) {
     const named = new Set(index.values());
     const missing = [...named].find((path) => !found.some((file) => file.path === path));
@@ -54,22 +66,45 @@ export function chooseShards(files: readonly SourceFile[], index: WeightMap | nu
   return chosen;
 }
 
-/** @throws FetchFailure when a name is in two files, or the index and the files do not agree */
-export function requireAgreement(tensors: readonly SourceTensor[], index: WeightMap | null): void {
-  if (tensors.length > tensorsMax) {
-    throw new FetchFailure(
-      'NotConvertible',
-      `the model has more than ${tensorsMax} tensors: set spec.loadFormat to auto`,
+/** Tensors of the files read so far, by their names. */
+export interface Gathered {
+  tensors: Map<string, SourceTensor>;
+  /** Names that were in an earlier file too. */
+  doubled: Set<string>;
+}
+
+/**
+ * Adds those of the next file. One that an earlier file has too takes its place: vLLM loads both, one after the other.
+ * @throws FetchFailure BadWeights for two that cannot both be loaded
+ */
+export function gather({ tensors, doubled }: Gathered, more: readonly SourceTensor[]): void {
+  for (const tensor of more) {
+    const before = tensors.get(tensor.name);
+    if (before) {
+      if (before.dtype !== tensor.dtype || String(before.shape) !== String(tensor.shape)) {
+        const name = JSON.stringify(tensor.name);
+        throw brokenFile(tensor.path, `tensor ${name} is in ${before.path} too, with another shape or dtype`);
+      }
+      doubled.add(tensor.name);
+    }
+    tensors.set(tensor.name, tensor);
+  }
+}
+
+/** What does not agree and is converted all the same, as vLLM would load it; null: all agrees. */
+export function disagreement({ tensors, doubled }: Gathered, index: WeightMap | null): string | null {
+  const texts: string[] = [];
+  const first = (names: Iterable<string>): string => JSON.stringify([...names][0]!.slice(0, 100));
+  const stray = [...(index ?? [])].flatMap(([name, path]) =>
+    tensors.get(name)?.path === path || doubled.has(name) ? [] : [name],
+  );
+  if (stray.length > 0)
+    texts.push(
+      `${indexName} names ${stray.length} tensors that its files have not, or elsewhere, first ${first(stray)}: as vLLM does, every tensor of its files was taken`,
     );
-  }
-  const pathOf = new Map<string, string>();
-  for (const { name, path } of tensors) {
-    const other = pathOf.get(name);
-    if (other !== undefined) throw brokenFile(path, `tensor ${JSON.stringify(name)} is in ${other} too`);
-    pathOf.set(name, path);
-  }
-  for (const [name, path] of index ?? []) {
-    if (pathOf.get(name) !== path)
-      throw brokenFile(path, `it lacks tensor ${JSON.stringify(name)} of ${indexName}`);
-  }
+  if (doubled.size > 0)
+    texts.push(
+      `${doubled.size} tensors are in two files, first ${first(doubled)}: as vLLM does, the last file's was taken`,
+    );
+  return texts.length > 0 ? texts.join('; ') : null;
 }

@@ -243,6 +243,16 @@ describe('a conversion', () => {
     expect(left(one)).toEqual([]);
   });
 
+  it('of an index that names other tensors than the files have converts what vLLM would load, and says so', async () => {
+    const one = await sharded();
+    const index = join(one.source, 'model.safetensors.index.json');
+    writeFileSync(index, readFileSync(index, 'utf8').replace('"lm_head.weight"', '"lm_head.qweight"'));
+    const { gthread } = await one.convert();
+    expect(faultsOf(gthread.path, one.shards)).toEqual([]);
+    expect(gthread.warning).toContain('names 1 tensors that its files have not');
+    expect((await one.convert()).gthread.warning).toBeUndefined();
+  });
+
   it('of a model without safetensors says to do without', async () => {
     const one = await bench();
     rmSync(join(one.source, 'model.safetensors'));
