@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { formatGiB } from '#platform/quantity.ts';
 import { acquireLock, staleMs } from './act/lock.ts';
 import { FetchFailure } from './decide/failures.ts';
-import { incomingName } from './decide/places.ts';
+import { asidePath, incomingName, lockPath } from './decide/places.ts';
 import { judgeFolders, type Users, type Verdict } from './decide/unused.ts';
 import { readStore } from './observe/store.ts';
 
@@ -21,7 +21,7 @@ export interface CleanOptions extends Users {
 
 /** Under the model's lock: out of its place by one rename, so that no half of it is ever found, then removed. */
 async function remove(modelsDir: string, { folder, path }: Verdict, signal: AbortSignal): Promise<boolean> {
-  const lock = await acquireLock(join(modelsDir, incomingName, `${folder}.lock`), {
+  const lock = await acquireLock(lockPath(modelsDir, folder), {
     signal,
     waitMs: 0,
     onWait: () => {},
@@ -32,7 +32,7 @@ async function remove(modelsDir: string, { folder, path }: Verdict, signal: Abor
   });
   if (!lock) return false;
   try {
-    const aside = join(modelsDir, incomingName, `${folder}.removed`);
+    const aside = asidePath(modelsDir, folder);
     await rm(aside, { recursive: true, force: true });
     await mkdir(join(modelsDir, incomingName), { recursive: true });
     await rename(join(modelsDir, path), aside);

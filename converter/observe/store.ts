@@ -3,7 +3,7 @@ import { readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { weightsFiles } from '#proto/weights.ts';
 import { manifestName } from '../decide/manifest.ts';
-import { incomingName, isCommit } from '../decide/places.ts';
+import { incomingName, isCommit, modelOnItsWay } from '../decide/places.ts';
 import type { Store, StoredFolder } from '../decide/unused.ts';
 
 const namesIn = (path: string): Promise<string[]> => readdir(path).catch(() => []);
@@ -72,10 +72,9 @@ export async function readStore(modelsDir: string, staleMs: number, nowMs: numbe
   for (const name of await namesIn(join(modelsDir, incomingName))) {
     const path = join(incomingName, name);
     const found = await stat(join(modelsDir, path)).catch(() => null);
-    if (found?.isFile() && name.endsWith('.lock') && nowMs - found.mtimeMs < staleMs)
-      busy.add(name.slice(0, -'.lock'.length));
+    const { folder, isLock } = modelOnItsWay(name);
+    if (found?.isFile() && isLock && nowMs - found.mtimeMs < staleMs) busy.add(folder);
     if (!found?.isDirectory()) continue;
-    const folder = name.replace(/\.gthread$/, '');
     const bytes = await sizeOf(join(modelsDir, path));
     folders.push({ folder, path, kind: 'unfinished', commit: null, version: null, bytes });
   }

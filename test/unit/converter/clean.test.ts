@@ -91,6 +91,15 @@ describe('the clean-up', () => {
       [],
     ],
     [
+      "what is unfinished of one whose name ends as another's folder does",
+      [
+        `.incoming/org--x.gthread+/${a}/m.greenthread-part`,
+        `.incoming/org--x.gthread/${a}.gthread-1/weights`,
+      ],
+      [model('org/x.gthread')],
+      ['.incoming/org--x.gthread'],
+    ],
+    [
       'what is unfinished of none',
       [`.incoming/org--x/${a}/m`, `.incoming/org--x.gthread/${a}/w`],
       [model('org/y')],

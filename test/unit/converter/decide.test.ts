@@ -1,5 +1,7 @@
 /** The fetch's rules: which files, what is left, what an error means, what the environment may say. */
+import { basename } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { modelFolder } from '#proto/names.ts';
 import {
   type Asked,
   FetchFailure,
@@ -11,7 +13,7 @@ import {
 } from '../../../converter/decide/failures.ts';
 import { chooseFiles, filesMax, type ListedFile, pathRefusal } from '../../../converter/decide/files.ts';
 import { makeManifest, parseManifest } from '../../../converter/decide/manifest.ts';
-import { placesOf } from '../../../converter/decide/places.ts';
+import { asidePath, modelOnItsWay, placesOf } from '../../../converter/decide/places.ts';
 import { remaining, requireSpace, reserveBytes } from '../../../converter/decide/remaining.ts';
 import { readSettings } from '../../../converter/decide/settings.ts';
 
@@ -313,6 +315,35 @@ describe('the environment', () => {
       lock: '/mnt/models/.incoming/org--m.lock',
       ref: '/mnt/models/org--m/refs/refs%2Fpr%2F1',
     });
+  });
+});
+
+describe('what is on its way', () => {
+  const parts = ['incoming', 'converting', 'lock'] as const;
+  const names = [
+    'org/x',
+    'org/x.gthread',
+    'org/x.lock',
+    'org/x.removed',
+    'org/x.gthread.lock',
+    'org/x.gthread.gthread',
+  ];
+  const all = names.flatMap((name) => {
+    const places = placesOf('/m', name, 'main');
+    return parts.map((part) => ({ name, part, path: places[part] }));
+  });
+
+  it('of models whose names end alike lies in places of their own', () => {
+    const paths = [
+      ...all.map(({ path }) => path),
+      ...names.map((name) => asidePath('/m', modelFolder(name))),
+    ];
+    expect(new Set(paths).size).toBe(paths.length);
+    expect(paths[0]).toBe('/m/.incoming/org--x');
+  });
+
+  it.each(all)('is known as the $part of $name again', ({ name, part, path }) => {
+    expect(modelOnItsWay(basename(path))).toEqual({ folder: modelFolder(name), isLock: part === 'lock' });
   });
 });
 
