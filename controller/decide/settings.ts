@@ -38,6 +38,8 @@ export interface ControllerSettings {
   route: RouteSettings;
   /** `tokenVersion` changes with the token: the controller may not read Secrets. */
   huggingFace: { endpoint: string; secretName: string; tokenVersion: string };
+  /** How fetch Jobs reach the hub: an HTTP proxy, what goes around it, a ConfigMap with further certificates under `ca.crt`; empty: none. */
+  wayOut: { proxy: string; noProxy: string; caConfigMap: string };
   /** Where fetch Jobs tell their progress, and as whom; null: they do not. */
   progress: { configMap: string; serviceAccount: string } | null;
   /** A node or agent that is silent for this long counts as gone, ms. */

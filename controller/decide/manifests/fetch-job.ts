@@ -8,6 +8,9 @@ import { onNode, pullSecrets } from './container-rules.ts';
 const fetchRetriesMax = 2;
 /** A download of hundreds of GB on a slow line may take this long; seconds. */
 const fetchSecondsMax = 24 * 3600;
+/** Further certificates that the hub's, or a proxy's, may be signed with. */
+const caFolder = '/etc/greenthread/ca';
+const caFile = 'ca.crt';
 
 interface FetchPlace {
   name: string;
@@ -50,12 +53,35 @@ export function fetchJob(settings: ControllerSettings, model: Model, at: FetchPl
           enableServiceLinks: false,
           ...pullSecrets(settings.imagePullSecrets),
           containers: [fetchContainer(settings, model, at)],
-          volumes: [{ name: 'models', hostPath: { path: settings.modelsPath, type: 'DirectoryOrCreate' } }],
+          volumes: [
+            { name: 'models', hostPath: { path: settings.modelsPath, type: 'DirectoryOrCreate' } },
+            ...certificates(settings),
+          ],
         },
       },
     },
   };
 }
+
+/** Without the ConfigMap the Job still runs: its failure tells of the certificate, a pod that waits for a mount would tell nothing. */
+const certificates = ({ wayOut: { caConfigMap } }: ControllerSettings) =>
+  caConfigMap === ''
+    ? []
+    : [
+        {
+          name: 'ca',
+          configMap: { name: caConfigMap, items: [{ key: caFile, path: caFile }], optional: true },
+        },
+      ];
+
+/** As Node.js and undici read it; the way to the API server, which is told the progress, is never by the proxy. */
+const wayOut = ({ wayOut: { proxy, noProxy, caConfigMap } }: ControllerSettings) =>
+  Object.entries({
+    HTTP_PROXY: proxy,
+    HTTPS_PROXY: proxy,
+    NO_PROXY: noProxy,
+    NODE_EXTRA_CA_CERTS: caConfigMap === '' ? '' : `${caFolder}/${caFile}`,
+  }).flatMap(([name, value]) => (value === '' ? [] : [{ name, value }]));
 
 function fetchContainer(settings: ControllerSettings, model: Model, at: FetchPlace): object {
   const { endpoint, secretName } = settings.huggingFace;
@@ -78,6 +104,7 @@ function fetchContainer(settings: ControllerSettings, model: Model, at: FetchPla
             { name: 'PROGRESS_KEY', value: at.name },
           ]
         : []),
+      ...wayOut(settings),
       ...(endpoint === '' ? [] : [{ name: 'HF_ENDPOINT', value: endpoint }]),
       ...(secretName === ''
         ? []
@@ -99,6 +126,9 @@ function fetchContainer(settings: ControllerSettings, model: Model, at: FetchPla
     // Measured peaks: 130 MB for usual models, 200 MB for 150,000 tensors.
     resources: { requests: { cpu: '100m', memory: model.spec.loadFormat === 'gthread' ? '256Mi' : '128Mi' } },
     terminationMessagePolicy: 'FallbackToLogsOnError',
-    volumeMounts: [{ name: 'models', mountPath: paths.models }],
+    volumeMounts: [
+      { name: 'models', mountPath: paths.models },
+      ...(settings.wayOut.caConfigMap === '' ? [] : [{ name: 'ca', mountPath: caFolder, readOnly: true }]),
+    ],
   };
 }

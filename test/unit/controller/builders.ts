@@ -26,6 +26,7 @@ export const settings: ControllerSettings = {
   tolerations: [{ key: 'nvidia.com/gpu', operator: 'Exists' }],
   route: { kind: 'ingress', className: 'edge', host: '', annotations: {}, scheme: 'http' },
   huggingFace: { endpoint: '', secretName: 'greenthread-huggingface', tokenVersion: '7' },
+  wayOut: { proxy: '', noProxy: '', caConfigMap: '' },
   progress: { configMap: 'greenthread-progress', serviceAccount: 'greenthread-fetch' },
   silentAfterMs: 10_000,
 };

@@ -14,6 +14,7 @@ describe('the environment', () => {
       modelsPath: '/mnt/models',
       route: { kind: 'ingress', className: '', host: '' },
       silentAfterMs: 10_000,
+      wayOut: { proxy: '', noProxy: '', caConfigMap: '' },
       tolerations: [],
     });
     expect([listen.port, identity]).toEqual([9402, null]);

@@ -257,6 +257,8 @@ describe('a fetch that failed', () => {
     ['token', set({ huggingFace: { ...settings.huggingFace, tokenVersion: '8' } })],
     ['endpoint', set({ huggingFace: { ...settings.huggingFace, endpoint: 'http://hub' } })],
     ['image', set({ image: 'localhost/greenthread:2' })],
+    ['proxy', set({ wayOut: { proxy: 'http://proxy', noProxy: '', caConfigMap: '' } })],
+    ['trust', set({ wayOut: { proxy: '', noProxy: '', caConfigMap: 'corp-ca' } })],
   ];
 
   it.each(mended)('begins again at once with another %s', (_, mend) => {

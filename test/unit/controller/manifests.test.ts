@@ -318,6 +318,37 @@ describe('the fetch Job', () => {
   });
 });
 
+describe('the way of a fetch Job to the hub', () => {
+  const jobOf = (wayOut: typeof settings.wayOut) =>
+    fetchJob({ ...settings, wayOut }, model('a'), { name: 'gt-fetch-x', node: 'n1' }) as unknown as {
+      spec: { template: { spec: { containers: Container[]; volumes: object[] } } };
+    };
+
+  it('is straight unless the chart says otherwise', () => {
+    const text = JSON.stringify(jobOf(settings.wayOut));
+    for (const word of ['PROXY', 'CA_CERTS', 'configMap"']) expect(text).not.toContain(word);
+  });
+
+  it('is by a proxy, and trusts the certificates that the chart names', () => {
+    const wayOut = { proxy: 'http://proxy:3128', noProxy: '.corp', caConfigMap: 'corp-ca' };
+    const { containers, volumes } = jobOf(wayOut).spec.template.spec;
+    const env = environmentOf(containers[0]!);
+    expect(env).toMatchObject({
+      HTTP_PROXY: 'http://proxy:3128',
+      HTTPS_PROXY: 'http://proxy:3128',
+      NO_PROXY: '.corp',
+      NODE_EXTRA_CA_CERTS: '/etc/greenthread/ca/ca.crt',
+    });
+    expect(volumes).toContainEqual({
+      name: 'ca',
+      configMap: { name: 'corp-ca', items: [{ key: 'ca.crt', path: 'ca.crt' }], optional: true },
+    });
+    expect(JSON.stringify(containers[0])).toContain(
+      '{"name":"ca","mountPath":"/etc/greenthread/ca","readOnly":true}',
+    );
+  });
+});
+
 describe('a route', () => {
   it('is an Ingress with all paths, or an HTTPRoute that hangs on its Gateway', () => {
     const a = model('a');

@@ -139,6 +139,22 @@ describe.skipIf(helm === null)('the rendered chart', () => {
     });
   });
 
+  it('tells the controller by which way fetch Jobs reach the hub', async () => {
+    const objects = await render(
+      'controller.fetchProxy=http://proxy.corp:3128',
+      'controller.fetchNoProxy=mirror.corp\\,.internal',
+      'controller.fetchCaConfigMap=corp-ca',
+    );
+    const env = environmentOf(of(objects, 'Deployment', 'greenthread-controller'));
+    expect(readEnvironment(env).controller.wayOut).toEqual({
+      proxy: 'http://proxy.corp:3128',
+      noProxy: 'mirror.corp,.internal',
+      caConfigMap: 'corp-ca',
+    });
+    // The controller itself talks to the API server alone.
+    expect(Object.keys(env).filter((name) => /^(https?|no)_proxy$/i.test(name))).toEqual([]);
+  });
+
   it('tells the controller when the token is another, and not what it is', async () => {
     const version = async (...set: string[]) =>
       environmentOf(of(await render(...set), 'Deployment', 'greenthread-controller'))
@@ -222,6 +238,7 @@ describe.skipIf(helm === null)('the rendered chart', () => {
       'controller.huggingFaceEndpoint=https://svc:S3cret@mirror',
       /huggingFaceEndpoint/,
     ],
+    ['a proxy that is no URL', 'controller.fetchProxy=proxy:3128', /fetchProxy/],
     ['a relative path', 'storage.modelsPath=models', /modelsPath/],
     ['a Gateway without a name', 'gateway.enabled=true', /gateway/],
     ['a wait that is not a duration', 'controller.silentAfter=10', /silentAfter/],
