@@ -16,7 +16,7 @@ import type { Manifest, ManifestFile } from './decide/manifest.ts';
 import { formFolder, type Places, placesOf } from './decide/places.ts';
 import { requireSpace } from './decide/remaining.ts';
 import type { Settings } from './decide/settings.ts';
-import { freeBytes, publishedManifest } from './observe/disk.ts';
+import { publishedManifest, roomOf } from './observe/disk.ts';
 import { publishedForm } from './observe/form.ts';
 import { type Checkpoint, readCheckpoint } from './observe/safetensors.ts';
 
@@ -27,6 +27,8 @@ export interface ConvertOptions {
   signal: AbortSignal;
   /** Takes progress lines. */
   print: (line: string) => void;
+  /** A file on the kubelet's disk (observe/disk.ts). */
+  nodeFile?: string;
   lockPollMs?: number;
 }
 
@@ -95,7 +97,11 @@ async function convertCommit(run: Run, isFresh: boolean): Promise<Converted> {
   const folder = join(places.converting, basename(run.form));
   const partial = await stat(join(folder, weightsFiles.weights)).catch(() => null);
   const lackBytes = Math.max(layout.bytes - (partial?.size ?? 0), 0);
-  requireSpace(lackBytes, await freeBytes(places.converting), settings.modelsDir);
+  requireSpace(
+    { downloadBytes: 0, formBytes: lackBytes },
+    await roomOf(places.converting, run.nodeFile ?? null),
+    settings.modelsDir,
+  );
   log.info('converting', { commit: manifest.commit, tensors: tensors.length, bytes: layout.bytes });
   const progress = new Progress(run.print, { state: 'Converting', totalBytes: layout.bytes, haveBytes: 0 });
   let written = 0;

@@ -9,11 +9,12 @@ import { type Fetched, Progress } from './act/report.ts';
 import { FetchFailure, hubIsAway } from './decide/failures.ts';
 import { chooseFiles, type WantedFile } from './decide/files.ts';
 import { type Manifest, makeManifest } from './decide/manifest.ts';
-import { isCommit, type Places, placesOf } from './decide/places.ts';
+import { formFolder, isCommit, type Places, placesOf } from './decide/places.ts';
 import { remaining, requireSpace } from './decide/remaining.ts';
 import type { Settings } from './decide/settings.ts';
 import { Http, interruption } from './http.ts';
-import { freeBytes, inventory, knownCommit, publishedManifest } from './observe/disk.ts';
+import { inventory, knownCommit, publishedManifest, roomOf } from './observe/disk.ts';
+import { publishedForm } from './observe/form.ts';
 import { listCommit, resolveRevision } from './observe/hub.ts';
 
 /** Files downloaded at once. */
@@ -30,6 +31,10 @@ export interface FetchOptions {
   onReceived?: (bytes: number) => void;
   /** Takes progress lines. */
   print: (line: string) => void;
+  /** What is fetched will be converted: there must be room for both. */
+  alsoConverts?: boolean;
+  /** A file on the kubelet's disk (observe/disk.ts). */
+  nodeFile?: string;
   backoffMs?: number;
   lockPollMs?: number;
 }
@@ -98,6 +103,15 @@ async function downloadAll(
     throw http.signal.reason instanceof FetchFailure ? http.signal.reason : http.failureOf(failed?.reason);
 }
 
+/** What the conversion after this fetch will write, all but the gaps between tensors; 0 where there is none to come. */
+async function formBytesOf(run: Run, commit: string, wanted: readonly WantedFile[]): Promise<number> {
+  const { modelsDir, modelName } = run.settings;
+  if (!run.alsoConverts || (await publishedForm(formFolder(modelsDir, modelName, commit), commit))) return 0;
+  return wanted
+    .filter(({ path }) => /^[^/]+\.safetensors$/.test(path))
+    .reduce((sum, { bytes }) => sum + bytes, 0);
+}
+
 /** Under the lock: fetches what is missing and publishes. @returns the manifest and how many files came */
 async function fetchCommit(
   run: Run,
@@ -113,7 +127,11 @@ async function fetchCommit(
     await rm(places.converting, { recursive: true, force: true });
     await mkdir(folder, { recursive: true });
     const left = remaining(wanted, await inventory(folder, join(places.model, commit), wanted));
-    requireSpace(left.bytes, await freeBytes(folder), settings.modelsDir);
+    requireSpace(
+      { downloadBytes: left.bytes, formBytes: await formBytesOf(run, commit, wanted) },
+      await roomOf(folder, run.nodeFile ?? null),
+      settings.modelsDir,
+    );
     log.info('fetching', {
       commit,
       files: left.files.length,

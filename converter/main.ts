@@ -63,12 +63,17 @@ async function work(command: 'fetch' | 'convert'): Promise<void> {
       settings,
       log: log.with({ model: settings.modelName }),
       signal: stop.signal,
+      nodeFile: terminationPath,
       print: (line: string): void => {
         process.stdout.write(line);
         teller?.tell(line);
       },
     };
-    const fetched = await fetchRevision({ ...options, onReceived: makeCollector() });
+    const fetched = await fetchRevision({
+      ...options,
+      alsoConverts: command === 'convert',
+      onReceived: makeCollector(),
+    });
     options.log.info('published', { ...fetched, gthread: null });
     if (command === 'convert') {
       part = 'Converting';

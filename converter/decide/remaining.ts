@@ -42,14 +42,48 @@ export function remaining(wanted: readonly WantedFile[], have: ReadonlyMap<strin
   };
 }
 
-/** Left free for others on the disk, bytes. */
-export const reserveBytes = 64 * 1024 * 1024;
+/** What the disk under the models path has. */
+export interface Room {
+  freeBytes: number;
+  totalBytes: number;
+  /** The kubelet keeps its own files, logs and containers' writes there too. */
+  isNodeDisk: boolean;
+}
 
-/** @throws FetchFailure NoSpace with what is needed and what is free */
-export function requireSpace(neededBytes: number, freeBytes: number, modelsDir: string): void {
-  if (neededBytes === 0 || neededBytes + reserveBytes <= freeBytes) return;
+/** Left free for others on a disk, bytes. */
+export const ownReserveBytes = 64 * 1024 * 1024;
+/**
+ * Of a disk that the kubelet has as well. Below a tenth it evicts pods (its default `nodefs.available<10%`:
+ * kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction); a hundredth more is for what others write meanwhile.
+ */
+const nodeReserveShare = 0.11;
+
+function reserveOf({ totalBytes, isNodeDisk }: Room): number {
+  return isNodeDisk ? Math.max(ownReserveBytes, Math.ceil(totalBytes * nodeReserveShare)) : ownReserveBytes;
+}
+
+/** @throws FetchFailure NoSpace with what is needed, what is free, and what helps */
+export function requireSpace(
+  needs: { downloadBytes: number; formBytes: number },
+  room: Room,
+  modelsDir: string,
+): void {
+  const { downloadBytes, formBytes } = needs;
+  const reserveBytes = reserveOf(room);
+  const neededBytes = downloadBytes + formBytes + reserveBytes;
+  if (downloadBytes + formBytes === 0 || neededBytes <= room.freeBytes) return;
+  const parts = [
+    ...(downloadBytes > 0 ? [`${formatGiB(downloadBytes)} to download`] : []),
+    ...(formBytes > 0 ? [`${formatGiB(formBytes)} for the gthread form`] : []),
+    `${formatGiB(reserveBytes)} that stay free${room.isNodeDisk ? ', or the kubelet evicts pods' : ''}`,
+  ];
+  const remedies = [
+    'make room (docs/weights.md, Cleaning up)',
+    ...(formBytes > 0 ? ['set spec.loadFormat: auto, which needs no second copy'] : []),
+    'set storage.modelsPath to a larger disk',
+  ];
   throw new FetchFailure(
     'NoSpace',
-    `${formatGiB(neededBytes + reserveBytes)} are needed under ${modelsDir} on this node and ${formatGiB(freeBytes)} are free: make room (docs/weights.md, Cleaning up), or set storage.modelsPath to a larger disk`,
+    `${formatGiB(neededBytes)} are needed under ${modelsDir} on this node (${parts.join(', ')}) and ${formatGiB(room.freeBytes)} are free: ${remedies.join(', or ')}`,
   );
 }

@@ -1,10 +1,10 @@
 /** What lies on the node's disk: published commits, partial files, free space. */
 import { readFile, stat, statfs } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { partSuffix, type WantedFile } from '../decide/files.ts';
 import { type Manifest, manifestName, parseManifest } from '../decide/manifest.ts';
 import { isCommit } from '../decide/places.ts';
-import type { Have } from '../decide/remaining.ts';
+import type { Have, Room } from '../decide/remaining.ts';
 
 /** What a call gives; null where nothing lies. Any other fault says nothing of what lies there, and is thrown. */
 export const orAbsent = <T>(promise: Promise<T>): Promise<T | null> =>
@@ -56,8 +56,23 @@ export async function inventory(
   return have;
 }
 
-/** Bytes that may still be written under a folder. */
-export async function freeBytes(folder: string): Promise<number> {
-  const { bavail, bsize } = await statfs(folder);
-  return bavail * bsize;
+/**
+ * What the disk under a folder has.
+ * @param nodeFile a file that the kubelet mounts from its own disk into the pod, such as the termination message's; null: none
+ */
+export async function roomOf(folder: string, nodeFile: string | null): Promise<Room> {
+  const deviceOf = (path: string): Promise<number | null> =>
+    stat(path).then(
+      ({ dev }) => dev,
+      () => null,
+    );
+  const { bavail, blocks, bsize } = await statfs(folder);
+  const device = nodeFile === null ? null : await deviceOf(nodeFile);
+  // Outside Kubernetes the file is no mount, and lies on the disk of its folder.
+  const isMounted = nodeFile !== null && device !== (await deviceOf(dirname(nodeFile)));
+  return {
+    freeBytes: bavail * bsize,
+    totalBytes: blocks * bsize,
+    isNodeDisk: isMounted && device === (await deviceOf(folder)),
+  };
 }

@@ -14,7 +14,7 @@ import {
 import { chooseFiles, filesMax, type ListedFile, pathRefusal } from '../../../converter/decide/files.ts';
 import { makeManifest, parseManifest } from '../../../converter/decide/manifest.ts';
 import { asidePath, modelOnItsWay, placesOf } from '../../../converter/decide/places.ts';
-import { remaining, requireSpace, reserveBytes } from '../../../converter/decide/remaining.ts';
+import { ownReserveBytes, remaining, requireSpace } from '../../../converter/decide/remaining.ts';
 import { readSettings } from '../../../converter/decide/settings.ts';
 
 const oid = 'a'.repeat(40);
@@ -185,15 +185,51 @@ describe('what is left', () => {
     expect(left).toMatchObject({ bytes: 16, haveBytes: 14, totalBytes: 30 });
   });
 
-  it('must fit on the disk beside the reserve, else the message has both figures', () => {
+  describe('must fit on the disk beside what stays free', () => {
     const GiB = 2 ** 30;
-    expect(reasonOf(() => requireSpace(5 * GiB, 5 * GiB + reserveBytes, '/mnt/models'))).toBe(
-      'nothing thrown',
-    );
-    expect(() => requireSpace(5 * GiB, 4 * GiB, '/mnt/models')).toThrow(
-      /5\.1 GiB.*\/mnt\/models.*4\.0 GiB.*storage\.modelsPath/,
-    );
-    expect(reasonOf(() => requireSpace(0, 0, '/mnt/models'))).toBe('nothing thrown');
+    const room = { freeBytes: 5 * GiB, totalBytes: 100 * GiB, isNodeDisk: false };
+    const require = (needs: { download?: number; form?: number }, has: Partial<typeof room> = {}) => {
+      const bytes = { downloadBytes: (needs.download ?? 0) * GiB, formBytes: (needs.form ?? 0) * GiB };
+      return () => requireSpace(bytes, { ...room, ...has }, '/mnt/models');
+    };
+
+    it.each([
+      ['just so', require({ download: 5 }, { freeBytes: 5 * GiB + ownReserveBytes }), 'nothing thrown'],
+      ['not quite', require({ download: 5 }, { freeBytes: 5 * GiB + ownReserveBytes - 1 }), 'NoSpace'],
+      ['nothing, on a full disk', require({}, { freeBytes: 0, isNodeDisk: true }), 'nothing thrown'],
+      ['with the second copy', require({ download: 2, form: 2 }), 'nothing thrown'],
+      ['not with the second copy', require({ download: 3, form: 3 }), 'NoSpace'],
+      [
+        "on the kubelet's disk",
+        require({ download: 5 }, { freeBytes: 16 * GiB, isNodeDisk: true }),
+        'nothing thrown',
+      ],
+      [
+        "below the kubelet's line",
+        require({ download: 5 }, { freeBytes: 15 * GiB, isNodeDisk: true }),
+        'NoSpace',
+      ],
+      [
+        "on the kubelet's small disk",
+        require({ download: 1 }, {
+          freeBytes: GiB + ownReserveBytes - 1,
+          totalBytes: 2 ** 28,
+          isNodeDisk: true,
+        }),
+        'NoSpace',
+      ],
+    ])('%s', (_, call, reason) => {
+      expect(reasonOf(call)).toBe(reason);
+    });
+
+    it('else the message has the figures and what helps', () => {
+      expect(require({ download: 5 }, { freeBytes: 4 * GiB })).toThrow(
+        /^5\.1 GiB are needed under \/mnt\/models.*5\.0 GiB to download.*4\.0 GiB are free: make room .*storage\.modelsPath to a larger disk$/,
+      );
+      const both = require({ download: 5, form: 4 }, { freeBytes: 12 * GiB, isNodeDisk: true });
+      expect(both).toThrow(/^20\.0 GiB .*4\.0 GiB for the gthread form.*11\.0 GiB.*kubelet/);
+      expect(both).toThrow(/12\.0 GiB are free: .*spec\.loadFormat: auto/);
+    });
   });
 });
 

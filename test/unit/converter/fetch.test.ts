@@ -3,11 +3,13 @@ import {
   closeSync,
   existsSync,
   mkdirSync,
+  mkdtempSync,
   openSync,
   readdirSync,
   readFileSync,
   renameSync,
   rmSync,
+  statfsSync,
   statSync,
   symlinkSync,
   utimesSync,
@@ -16,12 +18,14 @@ import {
 } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { rememberRevision } from '../../../converter/act/publish.ts';
 import { FetchFailure } from '../../../converter/decide/failures.ts';
 import { parseManifest } from '../../../converter/decide/manifest.ts';
 import { placesOf } from '../../../converter/decide/places.ts';
+import { roomOf } from '../../../converter/observe/disk.ts';
 import { type Bench, bench, closeAll, id } from './fetched.ts';
 
 afterAll(closeAll);
@@ -381,6 +385,29 @@ describe.concurrent('the commit of a revision', () => {
   });
 });
 
+describe('a disk', () => {
+  it("is the kubelet's where the file for its last word, mounted into the pod, lies on it too", async () => {
+    const { modelsDir } = await bench();
+    const file = join(modelsDir, 'word');
+    writeFileSync(file, '');
+    // A link from another file system stands for the mount: what is beside it lies elsewhere.
+    const elsewhere = mkdtempSync('/dev/shm/gt-fetch-');
+    const mounted = join(elsewhere, 'word');
+    symlinkSync(file, mounted);
+    try {
+      expect(await roomOf(modelsDir, mounted)).toMatchObject({ isNodeDisk: true });
+      expect(await roomOf(elsewhere, mounted)).toMatchObject({ isNodeDisk: false });
+      for (const no of [file, join(modelsDir, 'none'), '/dev/null', null])
+        expect(await roomOf(modelsDir, no)).toMatchObject({ isNodeDisk: false });
+      const { freeBytes, totalBytes } = await roomOf(modelsDir, null);
+      expect(freeBytes).toBeGreaterThan(0);
+      expect(totalBytes).toBeGreaterThan(freeBytes);
+    } finally {
+      rmSync(elsewhere, { recursive: true });
+    }
+  });
+});
+
 describe.concurrent('a listing', () => {
   const commit = 'c'.repeat(40);
 
@@ -388,6 +415,7 @@ describe.concurrent('a listing', () => {
   async function fetchListing(
     listing: unknown,
     env: Record<string, string> = {},
+    how: 'fetch' | 'convert' = 'fetch',
   ): Promise<{ reason: string; message: string; one: Bench }> {
     const one = await bench();
     const server = createServer((request, response) => {
@@ -398,7 +426,7 @@ describe.concurrent('a listing', () => {
     });
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
     const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-    const { reason, message } = await failure(one.fetch({ env: { HF_ENDPOINT: url, ...env } }));
+    const { reason, message } = await failure(one[how]({ env: { HF_ENDPOINT: url, ...env } }));
     server.closeAllConnections();
     await new Promise((resolve) => server.close(resolve));
     return { reason, message, one };
@@ -437,6 +465,14 @@ describe.concurrent('a listing', () => {
   it('larger than the disk fails before anything is downloaded', async () => {
     const { reason } = await fetchListing([file(weights, 2 ** 52)]);
     expect(reason).toBe('NoSpace');
+  });
+
+  it('larger than half of the disk fails before anything is downloaded for two copies', async () => {
+    const { bavail, bsize } = statfsSync(tmpdir());
+    const listing = [file(weights, Math.floor(bavail * bsize * 0.7))];
+    const { reason, message } = await fetchListing(listing, {}, 'convert');
+    expect(reason).toBe('NoSpace');
+    expect(message).toMatch(/for the gthread form.*spec\.loadFormat: auto/);
   });
 
   it.each([[[{ nonsense: true }]], [[]], [{ error: 'x' }]])('that is %j is refused', async (listing) => {

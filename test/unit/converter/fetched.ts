@@ -64,7 +64,7 @@ export async function bench(
     fetch: (run = {}) => fetchRevision(runOf(run)),
     convert: async (run = {}) => {
       const options = runOf(run);
-      const fetched = await fetchRevision(options);
+      const fetched = await fetchRevision({ ...options, alsoConverts: true });
       return { ...fetched, gthread: await convertFetched(options, fetched) };
     },
     close: async () => {
