@@ -1,8 +1,9 @@
-import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, describe, expect, it } from 'vitest';
+import type { GpuStatus } from '#api/gpu.ts';
 import { defaultSettings, formatSettings } from '#proto/settings.ts';
 import { arbiter } from '../../../../agent/decide/arbiter/arbiter.ts';
 import type { SmiOutput } from '../../../../agent/observe/nvidia-smi/run.ts';
@@ -74,7 +75,11 @@ const model = {
 };
 
 /** The pod's object, and the binding of its replica on the GPU. */
-function desire(api: ApiStandIn, settings = formatSettings(defaultSettings)): void {
+function desire(
+  api: ApiStandIn,
+  settings = formatSettings(defaultSettings),
+  notes: Record<string, string> = {},
+): void {
   api.put(pods, {
     apiVersion: 'v1',
     kind: 'Pod',
@@ -88,6 +93,7 @@ function desire(api: ApiStandIn, settings = formatSettings(defaultSettings)): vo
         'greenthread.ai/vram-bytes': String(8 * GiB),
         'greenthread.ai/engine-hash': 'hash1',
         'greenthread.ai/settings': settings,
+        ...notes,
       },
     },
   });
@@ -112,6 +118,26 @@ function serveEngine(directory: string): void {
 }
 
 describe('an agent with an API server', () => {
+  it("tells of a pod's files that its disk does not hold, until they are there", async () => {
+    const api = await apiStandIn();
+    api.put('/api/v1/nodes', { apiVersion: 'v1', kind: 'Node', metadata: { name: 'n1' } });
+    const files = `org--m/${'1'.repeat(40)}`;
+    desire(api, undefined, { 'greenthread.ai/files': files });
+    const { root } = await start(api);
+    await until('the GPU resource', () => api.get(gpus, 'gpu-n1-0'));
+    await bind(api);
+    const told = () => {
+      const { occupants } = (api.get(gpus, 'gpu-n1-0')?.status ?? {}) as GpuStatus;
+      return occupants?.find(({ podUid: of }) => of === uid);
+    };
+    await until('the word', () => told()?.lostFiles);
+    expect(told()?.lostFiles).toMatchObject({ path: files, state: 'Missing' });
+    expect(Date.parse(told()!.lostFiles!.since)).toBeGreaterThan(Date.now() - 60_000);
+    mkdirSync(join(root, 'models', files), { recursive: true });
+    writeFileSync(join(root, 'models', files, '.greenthread.json'), '{}');
+    await until('its end', () => told() && !told()!.lostFiles);
+  });
+
   it('publishes its GPUs, boots a bound pod, hands on its settings, keeps what it measured', async () => {
     const api = await apiStandIn();
     api.put('/api/v1/nodes', { apiVersion: 'v1', kind: 'Node', metadata: { name: 'n1' } });
