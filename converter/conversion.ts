@@ -3,6 +3,7 @@ import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import type { Log } from '#platform/log.ts';
 import { encodeManifest, type WeightsManifest, weightsFiles } from '#proto/weights.ts';
+import { damagedAt } from './act/check-form.ts';
 import { acquireLock, type Lock } from './act/lock.ts';
 import { removeRemains, syncFolder, writeDurably } from './act/publish.ts';
 import { type Converted, type Fetched, Progress } from './act/report.ts';
@@ -148,9 +149,15 @@ export async function convertFetched(options: ConvertOptions, fetched: Fetched):
   const form = formFolder(settings.modelsDir, settings.modelName, commit);
   const there = async (): Promise<Converted | null> => {
     const found = await publishedForm(form, commit);
+    const damaged = found && settings.checksForm ? await damagedAt(form, found, options.signal) : null;
+    if (damaged !== null) {
+      log.warn('the gthread form is damaged and is written again', { form, byte: damaged });
+      return null;
+    }
     return found && { path: form, bytes: found.bytes, tensors: found.tensors.length, written: 0 };
   };
-  const present = await there();
+  // What is read again is read once, under the lock.
+  const present = settings.checksForm ? null : await there();
   if (present) {
     const own = basename(form);
     await removeRemains(places.converting, [`${own}.journal`, `${own}.damaged`]);

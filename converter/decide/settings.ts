@@ -10,6 +10,8 @@ export interface Settings {
   revision: string;
   /** Absolute. */
   modelsDir: string;
+  /** The gthread form is hashed before it is believed. */
+  checksForm?: true;
 }
 
 const upstreamId = /^[A-Za-z0-9][A-Za-z0-9._-]*(\/[A-Za-z0-9][A-Za-z0-9._-]*)?$/;
@@ -49,7 +51,8 @@ export function readSettings(env: Readonly<Record<string, string | undefined>>):
   if (token !== null && /[^\x21-\x7e]/.test(token)) {
     throw bad("HF_TOKEN has characters no token has: check the chart's value controller.huggingFaceToken");
   }
-  return { endpoint, token, modelName, revision, modelsDir };
+  const checks = env.CHECK_FORM === 'true' && { checksForm: true as const };
+  return { endpoint, token, modelName, revision, modelsDir, ...checks };
 }
 
 /** @throws FetchFailure BadSettings */
