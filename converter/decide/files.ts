@@ -51,11 +51,38 @@ const pickleSuffixes = /\.(bin|pt|pth|ckpt|pkl)$/i;
 const foreignFolders = /^(original|onnx|openvino|coreml|metal|tf|flax)\//i;
 /** Small heads of bge-m3 that vLLM loads from pickles beside the weights. */
 const besideWeights = /(^|\/)(colbert|sparse)_linear\.pt$/;
+/** The weights once more, in Mistral's own names; of GGUF, what a model reads beside its one. */
+const consolidated = /^consolidated[^/]*\.safetensors(\.index\.json)?$/;
+const projector = /(^|\/)mmproj[^/]*$/i;
 const pictures = /\.(png|jpe?g|gif|webp|svg|mp4|mov|webm|pdf|ipynb)$/i;
 
 /**
+ * Whether an engine does without Mistral's own copy. vLLM prefers that one where it lies there (default_loader.py, config.py,
+ * tokenizers/registry.py), so a model would be another with each loadFormat; without it, it takes what all other models have.
+ */
+function isWholeWithout(listed: readonly ListedFile[]): boolean {
+  const has = (name: string): boolean => listed.some(({ path }) => path === name);
+  const hasWeights = has('model.safetensors') || has('model.safetensors.index.json');
+  return hasWeights && has('config.json') && has('tokenizer.json');
+}
+
+/** @throws FetchFailure NotConvertible when there are several, as of a model in many quantisations, of which nobody chose one */
+function refuseSeveralGguf(listed: readonly ListedFile[], modelName: string): void {
+  const files = listed
+    .map(({ path }) => path)
+    .filter((path) => /\.gguf$/i.test(path) && !projector.test(path));
+  const models = new Set(files.map((path) => path.replace(/-\d+-of-\d+(?=\.gguf$)/i, '')));
+  if (models.size <= 1) return;
+  const some = [...models].slice(0, 3).join(', ');
+  throw new FetchFailure(
+    'NotConvertible',
+    `${modelName} has ${models.size} GGUF models (${some}${models.size > 3 ? ', …' : ''}), of which an engine reads one: set spec.modelName to a repository with safetensors, or to one with a single GGUF`,
+  );
+}
+
+/**
  * The files to fetch. Safetensors win over pickles in the same folder, and over other programs' formats everywhere.
- * @throws FetchFailure NoWeights, or BadListing for names and hashes that cannot be trusted
+ * @throws FetchFailure NoWeights, NotConvertible for many GGUF, or BadListing for names and hashes that cannot be trusted
  */
 export function chooseFiles(listed: readonly ListedFile[], modelName: string): WantedFile[] {
   if (listed.length > filesMax) {
@@ -75,7 +102,10 @@ export function chooseFiles(listed: readonly ListedFile[], modelName: string): W
       `${modelName} has no weights that vLLM reads (safetensors, PyTorch or GGUF): check spec.modelName`,
     );
   }
+  if (!hasOwn) refuseSeveralGguf(listed, modelName);
+  const isWhole = isWholeWithout(listed);
   const needed = listed.filter(({ path }) => {
+    if (isWhole && consolidated.test(path)) return false;
     if (/(^|\/)\.git/.test(path) || pictures.test(path)) return false;
     if (hasOwn && (foreignFolders.test(path) || foreignSuffixes.test(path))) return false;
     return !(pickleSuffixes.test(path) && safeFolders.has(folderOf(path)) && !besideWeights.test(path));

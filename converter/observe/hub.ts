@@ -7,6 +7,10 @@ import type { Http } from '../http.ts';
 
 /** Longest page of a listing that is read, bytes; a page of 1000 files has some 300 KiB. */
 const pageBytesMax = 16 * 1024 * 1024;
+/** Most pages of a listing: the hub's have 1000 entries, a mirror's may have fewer. */
+const pagesMax = 500;
+/** Most entries: the files that are the most, and as many folders. */
+const entriesMax = 2 * filesMax;
 
 /** A `fetch` for the hub's library: our limits, retries and token; answers are whole and small. */
 function fetchOver(http: Http): typeof fetch {
@@ -63,6 +67,14 @@ export async function resolveRevision(http: Http): Promise<string> {
 /** All files of a commit. @throws FetchFailure */
 export async function listCommit(http: Http, commit: string): Promise<ListedFile[]> {
   const { endpoint, modelName } = http.asked;
+  const endless = () =>
+    new FetchFailure(
+      'BadListing',
+      `the list of ${modelName}'s files does not end: more than ${pagesMax} pages or ${entriesMax} entries; check the mirror at HF_ENDPOINT`,
+    );
+  const fetchPage = fetchOver(http);
+  let pages = 0;
+  let seen = 0;
   return understood(async () => {
     const listed: ListedFile[] = [];
     const entries = listFiles({
@@ -70,9 +82,13 @@ export async function listCommit(http: Http, commit: string): Promise<ListedFile
       revision: commit,
       recursive: true,
       hubUrl: endpoint,
-      fetch: fetchOver(http),
+      fetch: async (input) => {
+        if (++pages > pagesMax) throw endless();
+        return fetchPage(input);
+      },
     });
     for await (const { type, path, size, oid, lfs } of entries) {
+      if (++seen > entriesMax) throw endless();
       if (type !== 'file') continue;
       listed.push({ path, size, oid: oid ?? null, lfsOid: lfs ? (lfs.oid ?? '') : null });
       if (listed.length > filesMax) break;

@@ -101,6 +101,40 @@ describe('of a repository', () => {
     ],
     ['a GGUF repository keeps its GGUF', ['model.gguf', 'README.md'], ['README.md', 'model.gguf']],
     [
+      'a GGUF in parts, and its projector, are one',
+      ['m-00001-of-00002.gguf', 'm-00002-of-00002.gguf', 'mmproj-m.gguf'],
+      ['m-00001-of-00002.gguf', 'm-00002-of-00002.gguf', 'mmproj-m.gguf'],
+    ],
+    [
+      "Mistral's own copy of the weights is left out",
+      [
+        'config.json',
+        'consolidated-00001-of-00002.safetensors',
+        'consolidated.safetensors',
+        'consolidated.safetensors.index.json',
+        'model-00001-of-00001.safetensors',
+        'model.safetensors.index.json',
+        'params.json',
+        'tokenizer.json',
+      ],
+      [
+        'config.json',
+        'model-00001-of-00001.safetensors',
+        'model.safetensors.index.json',
+        'params.json',
+        'tokenizer.json',
+      ],
+    ],
+    ...[
+      ['config.json', 'consolidated.safetensors', 'params.json', 'tokenizer.json'],
+      ['config.json', 'consolidated.safetensors', 'model.safetensors', 'params.json', 'tekken.json'],
+      ['consolidated.safetensors', 'model.safetensors', 'params.json', 'tokenizer.json'],
+    ].map((paths): [string, string[], string[]] => [
+      `Mistral's own copy stays where the rest does not do without: ${paths}`,
+      paths,
+      paths,
+    ]),
+    [
       'pictures and git files are not needed',
       ['.gitattributes', 'a.png', 'model.safetensors'],
       ['model.safetensors'],
@@ -112,6 +146,11 @@ describe('of a repository', () => {
   it.each([
     ['without weights', () => chosen('config.json', 'README.md'), 'NoWeights'],
     ['with only ONNX weights', () => chosen('config.json', 'onnx/model.onnx'), 'NoWeights'],
+    [
+      'with several GGUF, of which nobody chose one',
+      () => chosen('a.Q4.gguf', 'a.Q8.gguf'),
+      'NotConvertible',
+    ],
     ['that lists a file twice', () => chosen('model.safetensors', 'a.txt', 'a.txt'), 'BadListing'],
     ['with a file where a folder must be', () => chosen('model.safetensors', 'a', 'a/b.txt'), 'BadListing'],
     ['with a path out of its folder', () => chosen('model.safetensors', '../x.json'), 'BadListing'],
@@ -138,6 +177,12 @@ describe('of a repository', () => {
   ])('one %s is refused', (_, call, reason) => {
     expect(reasonOf(call)).toBe(reason);
   });
+});
+
+it('the refusal of several GGUF names them and what to do', () => {
+  expect(() => chosen('a.Q4.gguf', 'b/a.Q8.gguf', 'c.gguf', 'd.gguf')).toThrow(
+    /4 GGUF.*a\.Q4\.gguf, b\/a\.Q8\.gguf, c\.gguf, ….*spec\.modelName.*safetensors/,
+  );
 });
 
 describe('a path from the hub', () => {

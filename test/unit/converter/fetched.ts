@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { createLog } from '#platform/log.ts';
 import type { Fetched } from '../../../converter/act/report.ts';
 import { convertFetched } from '../../../converter/conversion.ts';
+import { FetchFailure } from '../../../converter/decide/failures.ts';
 import { readSettings } from '../../../converter/decide/settings.ts';
 import { fetchRevision } from '../../../converter/loop.ts';
 import { type Hub, type HubOptions, startHub } from '../../../hack/hub/hub.ts';
@@ -78,4 +79,14 @@ export async function bench(
 
 export async function closeAll(): Promise<void> {
   await Promise.all(open.splice(0).map((one) => one.close()));
+}
+
+/** What a fetch fails with. @throws what is no FetchFailure */
+export async function failure(promise: Promise<unknown>): Promise<FetchFailure> {
+  const error = await promise.then(
+    () => new Error('nothing was thrown'),
+    (thrown: unknown) => thrown,
+  );
+  if (!(error instanceof FetchFailure)) throw error;
+  return error;
 }
