@@ -17,7 +17,8 @@ export interface ReaderJob {
 
 /** `hash`: the disk's bytes are not those of the manifest; `room`: no memory is left; `read`: the disk refused. */
 export type ReaderFault = { kind: 'hash' | 'room' | 'read'; chunk: number; code: string; message: string };
-export type ReaderAnswer = { fault: ReaderFault | null };
+/** Of one job first the answer: its files are used no more; then `rest`: nothing is on its way from the disk either. */
+export type ReaderWord = { fault: ReaderFault | null } | 'rest';
 
 /** What both look at: the first chunk that is not whole yet, and whether to stop. */
 export const counter = { mark: 0, stop: 1 } as const;

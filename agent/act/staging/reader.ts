@@ -13,9 +13,9 @@ import {
   counter,
   countersOf,
   progressWords,
-  type ReaderAnswer,
   type ReaderFault,
   type ReaderJob,
+  type ReaderWord,
 } from './reader-words.ts';
 
 /** Chunks in flight at once: what disks are measured with. */
@@ -23,6 +23,8 @@ const depth = 4;
 /** A chunk whose hash is wrong is read once more: a disk's wrong answer may not be its last. */
 const readsMax = 2;
 
+/** Those of the last job. */
+let chunks: Chunks | undefined;
 /** Kept from job to job. */
 let buffer: Mapping<Buffer> | undefined;
 let reads: DiskReads | undefined;
@@ -149,6 +151,8 @@ function stageChunk(job: ReaderJob, chunks: Chunks, chunk: number): ReaderFault 
   } catch (error) {
     return faultOf('read', chunk, error);
   }
+  // What came after all from a disk that hung was given up.
+  if (Atomics.load(countersOf(job.shared), counter.stop) !== 0) return 'stopped';
   try {
     put(job, memory, chunk * job.chunkBytes);
   } catch (error) {
@@ -161,8 +165,8 @@ function work(job: ReaderJob): ReaderFault | null {
   const counters = countersOf(job.shared);
   const first = Atomics.load(counters, counter.mark);
   const progress = sharedWords(job.progress, 2);
-  const chunks = new Chunks(job, first);
   try {
+    chunks = new Chunks(job, first);
     for (let chunk = first; chunk < chunks.count && Atomics.load(counters, counter.stop) === 0; chunk++) {
       const wrong = stageChunk(job, chunks, chunk);
       if (wrong) return wrong === 'stopped' ? null : wrong;
@@ -174,9 +178,13 @@ function work(job: ReaderJob): ReaderFault | null {
     }
     return null;
   } finally {
-    chunks.settle();
     progress.release();
   }
+}
+
+function settle(): void {
+  chunks?.settle();
+  chunks = undefined;
 }
 
 parentPort!.on('message', (job: ReaderJob | 'end') => {
@@ -188,11 +196,14 @@ parentPort!.on('message', (job: ReaderJob | 'end') => {
     parentPort!.close();
     return;
   }
-  let answer: ReaderAnswer;
+  let fault: ReaderFault | null;
   try {
-    answer = { fault: work(job) };
+    fault = work(job);
   } catch (error) {
-    answer = { fault: faultOf('read', -1, error) };
+    fault = faultOf('read', -1, error);
   }
-  parentPort!.postMessage(answer);
+  const say = (word: ReaderWord): void => parentPort!.postMessage(word);
+  say({ fault });
+  settle();
+  say('rest');
 });

@@ -171,6 +171,7 @@ export function startStaging(parts: StagingParts): StagingRun {
   const hashes = new SharedArrayBuffer(manifest.chunkHashes.length);
   new Uint8Array(hashes).set(manifest.chunkHashes);
   let stopped = false;
+  let hangs = false;
   let shared: SharedArrayBuffer | undefined;
 
   async function stage(files: ReturnType<typeof openAll>): Promise<StagingOutcome> {
@@ -204,6 +205,7 @@ export function startStaging(parts: StagingParts): StagingRun {
     const filled = Math.min(mark * chunkBytes, bytes);
     const readBytes = filled - Math.min(first * chunkBytes, bytes);
     if (fault) {
+      hangs = fault.code === 'STALLED';
       await abandonStaged(stagedFolder);
       return failure(fault, formFolder, chunkBytes);
     }
@@ -215,6 +217,12 @@ export function startStaging(parts: StagingParts): StagingRun {
   async function run(): Promise<StagingOutcome> {
     let files: ReturnType<typeof openAll> | undefined;
     try {
+      const hung = await reader.hangs();
+      if (hung) {
+        // Not even an open is asked of that disk.
+        await abandonStaged(stagedFolder);
+        return failure(hung, formFolder, chunkBytes);
+      }
       files = openAll(parts);
       return await stage(files);
     } catch (error) {
@@ -223,7 +231,10 @@ export function startStaging(parts: StagingParts): StagingRun {
       const kind = codeOf(error) === 'ENOSPC' ? 'room' : 'read';
       return failure({ kind, chunk: -1, code: codeOf(error), message }, formFolder, chunkBytes);
     } finally {
-      await files?.close();
+      // A number that is free again may be another file's: the thread must be done with it.
+      const closed = files && reader.released().then(files.close);
+      if (hangs) closed?.catch(() => {});
+      else await closed;
     }
   }
 

@@ -107,6 +107,8 @@ describe('a staging', () => {
     const seen: number[] = [];
     const watching: Reader = {
       close() {},
+      hangs: async () => null,
+      released: async () => {},
       async run(job) {
         const answer = reader.run(job);
         while (Atomics.load(countersOf(job.shared), counter.mark) < 12) {
