@@ -106,7 +106,10 @@ export function convertedCondition(model: Model, fetches: Fetch[]): Told {
     return told('Converted', 'False', 'Fetching', 'the upstream files come first');
   }
   const text = filesText(fetches, ({ gthread }) => gthread?.bytes ?? null);
-  return told('Converted', 'True', 'Converted', `the gthread form of ${text} is on disk`);
+  const warning = fetches.flatMap((fetch) =>
+    fetch.state === 'done' && fetch.gthread?.warning ? [`; ${fetch.gthread.warning}`] : [],
+  )[0];
+  return told('Converted', 'True', 'Converted', `the gthread form of ${text} is on disk${warning ?? ''}`);
 }
 
 export function stagedCondition(model: Model, fetches: Fetch[]): Told {

@@ -5,13 +5,20 @@ import { quoted } from './shortened.ts';
 /** Of which part of the work bytes are counted, or in which it failed. */
 export type FetchPart = 'Fetching' | 'Converting';
 
+export interface FetchedForm {
+  path: string;
+  bytes: number | null;
+  /** What did not agree in the files and was converted all the same. */
+  warning?: string;
+}
+
 export interface FetchResult {
   /** The upstream files' folder. */
   path: string;
   commit: string;
   bytes: number | null;
   /** The gthread form, where the Job was to write it. */
-  gthread: { path: string; bytes: number | null } | null;
+  gthread: FetchedForm | null;
 }
 
 export interface FetchFault {
@@ -39,16 +46,23 @@ function parseObject(text: string | undefined): Record<string, unknown> | null {
   }
 }
 
+const formOf = (form: Record<string, unknown> | null | undefined): FetchedForm | null =>
+  typeof form?.path === 'string'
+    ? {
+        path: form.path,
+        bytes: numberOrNull(form.bytes),
+        ...(typeof form.warning === 'string' && { warning: quoted(form.warning) }),
+      }
+    : null;
+
 export function parseResult(text: string | undefined): FetchResult | null {
   const value = parseObject(text);
   if (!value || typeof value.path !== 'string' || typeof value.commit !== 'string') return null;
-  const gthread = value.gthread as { path?: unknown; bytes?: unknown } | null | undefined;
   return {
     path: value.path,
     commit: value.commit,
     bytes: numberOrNull(value.bytes),
-    gthread:
-      typeof gthread?.path === 'string' ? { path: gthread.path, bytes: numberOrNull(gthread.bytes) } : null,
+    gthread: formOf(value.gthread as Record<string, unknown> | null | undefined),
   };
 }
 

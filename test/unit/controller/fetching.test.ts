@@ -63,6 +63,19 @@ describe('a Model of the gthread form', () => {
     expect(cluster.phase()).toBe('Staging');
   });
 
+  it('whose files did not agree says so once it is converted', () => {
+    const cluster = of('gthread');
+    const warning = '2 tensors are in two files';
+    cluster.fetchesEnd({ ...converted, gthread: { ...converted.gthread, warning } });
+    cluster.settle();
+    const message = `the gthread form of commit c0ffee, 1.0 GiB is on disk; ${warning}`;
+    expect(cluster.condition('Converted')).toMatchObject({ status: 'True', message });
+    // The result is kept, its pod is not.
+    cluster.objects.ownPods.clear();
+    cluster.settle();
+    expect(cluster.condition('Converted')).toMatchObject({ status: 'True', message });
+  });
+
   it('that cannot be converted says so once, and comes up with loadFormat auto', () => {
     const cluster = of('gthread');
     const fault = { reason: 'NotConvertible', message: 'no safetensors: set spec.loadFormat to auto' };
