@@ -12,6 +12,7 @@ import {
   futimesSync,
   openSync,
   readFileSync,
+  rmSync,
   statSync,
   unlinkSync,
   writeSync,
@@ -69,9 +70,20 @@ function isFree(path: string, descriptor: number): boolean {
   return size === 0 || Math.abs(Date.now() - mtimeMs) >= staleMs;
 }
 
+/** Opens the lock file, made where there is none. An earlier release kept unfinished downloads of a model called `….lock` there. */
+function openLock(path: string): number {
+  try {
+    return openSync(path, constants.O_RDWR | constants.O_CREAT, 0o644);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EISDIR') throw error;
+    rmSync(path, { recursive: true });
+    return openSync(path, constants.O_RDWR | constants.O_CREAT, 0o644);
+  }
+}
+
 /** @returns the lock file's descriptor; null while another holds it */
 function take(path: string, own: string): number | null {
-  const descriptor = openSync(path, constants.O_RDWR | constants.O_CREAT, 0o644);
+  const descriptor = openLock(path);
   try {
     if (takeFile(descriptor) && isFree(path, descriptor)) {
       ftruncateSync(descriptor);

@@ -3,6 +3,7 @@ import { execFileSync } from 'node:child_process';
 import {
   closeSync,
   existsSync,
+  mkdirSync,
   mkdtempSync,
   openSync,
   readdirSync,
@@ -118,6 +119,13 @@ describe('the lock', () => {
     await lock.release();
     other.requireHeld();
     await other.release();
+    expect(existsSync(path)).toBe(false);
+  });
+
+  it('takes the place of a folder, which an earlier release made for a model that is itself called ….lock', async () => {
+    mkdirSync(join(path, 'commit'), { recursive: true });
+    writeFileSync(join(path, 'commit/model.safetensors.greenthread-part'), 'some');
+    await (await acquire(undefined, { waitMs: 0 })).release();
     expect(existsSync(path)).toBe(false);
   });
 });
