@@ -101,7 +101,7 @@ async function convertCommit(run: Run, isFresh: boolean): Promise<Converted> {
   requireSpace(
     { downloadBytes: 0, formBytes: lackBytes },
     await roomOf(places.converting, run.nodeFile ?? null),
-    settings.modelsDir,
+    settings,
   );
   log.info('converting', { commit: manifest.commit, tensors: tensors.length, bytes: layout.bytes });
   const progress = new Progress(run.print, { state: 'Converting', totalBytes: layout.bytes, haveBytes: 0 });

@@ -130,7 +130,7 @@ async function fetchCommit(
     requireSpace(
       { downloadBytes: left.bytes, formBytes: await formBytesOf(run, commit, wanted) },
       await roomOf(folder, run.nodeFile ?? null),
-      settings.modelsDir,
+      settings,
     );
     log.info('fetching', {
       commit,

@@ -33,6 +33,8 @@ export interface ControllerSettings {
   runtimeClassName: string;
   /** The weights' folder on the node; inside pods it is always /mnt/models. */
   modelsPath: string;
+  /** Of a disk that the kubelet has too, what fetches leave free, percent. */
+  keepFreePercent: number;
   /** Tolerations of every model pod and fetch Job, next to the Model's own. */
   tolerations: Toleration[];
   route: RouteSettings;

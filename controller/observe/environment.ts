@@ -42,6 +42,7 @@ const environment = z.object({
   GREENTHREAD_VLLM_IMAGE: z.string().min(1),
   GREENTHREAD_RUNTIME_CLASS: z.string().min(1).default('nvidia'),
   GREENTHREAD_MODELS_PATH: z.string().startsWith('/').default('/mnt/models'),
+  GREENTHREAD_KEEP_FREE_PERCENT: z.coerce.number().int().min(0).max(99).default(11),
   GREENTHREAD_TOLERATIONS: json(z.array(toleration)).default([]),
   GREENTHREAD_ROUTE: z.enum(['ingress', 'gateway', 'none']).default('ingress'),
   GREENTHREAD_ROUTE_HOST: z.string().default(''),
@@ -132,6 +133,7 @@ export function readEnvironment(given: Record<string, string | undefined>): Proc
       vllmImage: env.GREENTHREAD_VLLM_IMAGE,
       runtimeClassName: env.GREENTHREAD_RUNTIME_CLASS,
       modelsPath: env.GREENTHREAD_MODELS_PATH,
+      keepFreePercent: env.GREENTHREAD_KEEP_FREE_PERCENT,
       tolerations: env.GREENTHREAD_TOLERATIONS,
       route: routeOf(env),
       huggingFace: {

@@ -52,30 +52,27 @@ export interface Room {
 
 /** Left free for others on a disk, bytes. */
 export const ownReserveBytes = 64 * 1024 * 1024;
-/**
- * Of a disk that the kubelet has as well. Below a tenth it evicts pods (its default `nodefs.available<10%`:
- * kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction); a hundredth more is for what others write meanwhile.
- */
-const nodeReserveShare = 0.11;
 
-function reserveOf({ totalBytes, isNodeDisk }: Room): number {
-  return isNodeDisk ? Math.max(ownReserveBytes, Math.ceil(totalBytes * nodeReserveShare)) : ownReserveBytes;
+function reserveOf({ totalBytes, isNodeDisk }: Room, keepFreePercent: number): number {
+  return isNodeDisk
+    ? Math.max(ownReserveBytes, Math.ceil((totalBytes * keepFreePercent) / 100))
+    : ownReserveBytes;
 }
 
 /** @throws FetchFailure NoSpace with what is needed, what is free, and what helps */
 export function requireSpace(
   needs: { downloadBytes: number; formBytes: number },
   room: Room,
-  modelsDir: string,
+  { modelsDir, keepFreePercent }: { modelsDir: string; keepFreePercent: number },
 ): void {
   const { downloadBytes, formBytes } = needs;
-  const reserveBytes = reserveOf(room);
+  const reserveBytes = reserveOf(room, keepFreePercent);
   const neededBytes = downloadBytes + formBytes + reserveBytes;
   if (downloadBytes + formBytes === 0 || neededBytes <= room.freeBytes) return;
   const parts = [
     ...(downloadBytes > 0 ? [`${formatGiB(downloadBytes)} to download`] : []),
     ...(formBytes > 0 ? [`${formatGiB(formBytes)} for the gthread form`] : []),
-    `${formatGiB(reserveBytes)} that stay free${room.isNodeDisk ? ', or the kubelet evicts pods' : ''}`,
+    `${formatGiB(reserveBytes)} that stay free${room.isNodeDisk ? `, storage.keepFreePercent ${keepFreePercent}, or the kubelet evicts pods` : ''}`,
   ];
   const remedies = [
     'make room (docs/weights.md, Cleaning up)',

@@ -10,9 +10,17 @@ export interface Settings {
   revision: string;
   /** Absolute. */
   modelsDir: string;
+  /** Of a disk that the kubelet has too, what stays free, percent. */
+  keepFreePercent: number;
   /** The gthread form is hashed before it is believed. */
   checksForm?: true;
 }
+
+/**
+ * Below a tenth the kubelet evicts pods (its default `nodefs.available<10%`:
+ * kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction); a point more is for what others write meanwhile.
+ */
+const keepFreePercentDefault = 11;
 
 const upstreamId = /^[A-Za-z0-9][A-Za-z0-9._-]*(\/[A-Za-z0-9][A-Za-z0-9._-]*)?$/;
 const revisionForm = /^[A-Za-z0-9][A-Za-z0-9._/-]*$/;
@@ -51,8 +59,17 @@ export function readSettings(env: Readonly<Record<string, string | undefined>>):
   if (token !== null && /[^\x21-\x7e]/.test(token)) {
     throw bad("HF_TOKEN has characters no token has: check the chart's value controller.huggingFaceToken");
   }
+  const keepFreePercent = readPercent(env.KEEP_FREE_PERCENT || String(keepFreePercentDefault));
   const checks = env.CHECK_FORM === 'true' && { checksForm: true as const };
-  return { endpoint, token, modelName, revision, modelsDir, ...checks };
+  return { endpoint, token, modelName, revision, modelsDir, keepFreePercent, ...checks };
+}
+
+function readPercent(text: string): number {
+  if (/^\d{1,2}$/.test(text)) return Number(text);
+  throw new FetchFailure(
+    'BadSettings',
+    'KEEP_FREE_PERCENT must be a whole number from 0 to 99 (storage.keepFreePercent)',
+  );
 }
 
 /** @throws FetchFailure BadSettings */

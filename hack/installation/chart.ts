@@ -20,6 +20,8 @@ function developmentValues(): string[] {
     `controller.huggingFaceEndpoint=${hubUrl}`,
     // Small machines: nodes are seen to die within seconds there.
     'controller.silentAfter=5s',
+    // As their kubelets do.
+    'storage.keepFreePercent=1',
   ].flatMap((value) => ['--set', value]);
 }
 

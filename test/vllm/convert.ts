@@ -45,7 +45,14 @@ const manifest = makeManifest(
 await writeFile(join(folder, manifestName), JSON.stringify(manifest));
 await convertFetched(
   {
-    settings: { endpoint: 'http://127.0.0.1', token: null, modelName, revision: 'main', modelsDir },
+    settings: {
+      endpoint: 'http://127.0.0.1',
+      token: null,
+      modelName,
+      revision: 'main',
+      modelsDir,
+      keepFreePercent: 1,
+    },
     log: createLog('converter'),
     signal: new AbortController().signal,
     print: () => {},

@@ -94,6 +94,7 @@ function fetchContainer(settings: ControllerSettings, model: Model, at: FetchPla
       { name: 'MODEL_NAME', value: model.spec.modelName },
       { name: 'REVISION', value: model.spec.revision },
       { name: 'MODELS_DIR', value: paths.models },
+      { name: 'KEEP_FREE_PERCENT', value: String(settings.keepFreePercent) },
       ...(at.checksForm ? [{ name: 'CHECK_FORM', value: 'true' }] : []),
       ...(settings.progress
         ? [

@@ -23,6 +23,7 @@ export const settings: ControllerSettings = {
   imagePullSecrets: [],
   runtimeClassName: 'nvidia',
   modelsPath: '/mnt/models',
+  keepFreePercent: 11,
   tolerations: [{ key: 'nvidia.com/gpu', operator: 'Exists' }],
   route: { kind: 'ingress', className: 'edge', host: '', annotations: {}, scheme: 'http' },
   huggingFace: { endpoint: '', secretName: 'greenthread-huggingface', tokenVersion: '7' },

@@ -12,6 +12,7 @@ describe('the environment', () => {
       namespace: 'gt',
       runtimeClassName: 'nvidia',
       modelsPath: '/mnt/models',
+      keepFreePercent: 11,
       route: { kind: 'ingress', className: '', host: '' },
       silentAfterMs: 10_000,
       wayOut: { proxy: '', noProxy: '', caConfigMap: '' },
@@ -29,6 +30,7 @@ describe('the environment', () => {
   const wrong: [string, Record<string, string>, RegExp][] = [
     ['a missing namespace', { GREENTHREAD_NAMESPACE: '' }, /GREENTHREAD_NAMESPACE/],
     ['a relative path', { GREENTHREAD_MODELS_PATH: 'models' }, /GREENTHREAD_MODELS_PATH/],
+    ['a share', { GREENTHREAD_KEEP_FREE_PERCENT: '0.1' }, /GREENTHREAD_KEEP_FREE_PERCENT/],
     ['text that is not JSON', { GREENTHREAD_TOLERATIONS: '[' }, /GREENTHREAD_TOLERATIONS/],
     ['JSON of another shape', { GREENTHREAD_TOLERATIONS: '[{"kye":1}]' }, /kye/],
     ['a wait that is not a duration', { GREENTHREAD_SILENT_AFTER: '10' }, /GREENTHREAD_SILENT_AFTER/],

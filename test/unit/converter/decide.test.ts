@@ -233,9 +233,13 @@ describe('what is left', () => {
   describe('must fit on the disk beside what stays free', () => {
     const GiB = 2 ** 30;
     const room = { freeBytes: 5 * GiB, totalBytes: 100 * GiB, isNodeDisk: false };
-    const require = (needs: { download?: number; form?: number }, has: Partial<typeof room> = {}) => {
+    const require = (
+      needs: { download?: number; form?: number },
+      has: Partial<typeof room> = {},
+      keepFreePercent = 11,
+    ) => {
       const bytes = { downloadBytes: (needs.download ?? 0) * GiB, formBytes: (needs.form ?? 0) * GiB };
-      return () => requireSpace(bytes, { ...room, ...has }, '/mnt/models');
+      return () => requireSpace(bytes, { ...room, ...has }, { modelsDir: '/mnt/models', keepFreePercent });
     };
 
     it.each([
@@ -253,6 +257,11 @@ describe('what is left', () => {
         "below the kubelet's line",
         require({ download: 5 }, { freeBytes: 15 * GiB, isNodeDisk: true }),
         'NoSpace',
+      ],
+      [
+        "below the kubelet's line, where it is at 1 %",
+        require({ download: 5 }, { freeBytes: 15 * GiB, isNodeDisk: true }, 1),
+        'nothing thrown',
       ],
       [
         "on the kubelet's small disk",
@@ -360,6 +369,7 @@ describe('the environment', () => {
       modelName: 'org/m',
       revision: 'main',
       modelsDir: '/mnt/models',
+      keepFreePercent: 11,
     });
   });
 
@@ -373,6 +383,8 @@ describe('the environment', () => {
     [{ ...good, HF_ENDPOINT: 'https://hub:port' }, 'HF_ENDPOINT'],
     [{ ...good, HF_ENDPOINT: 'https://hub?token=x' }, 'HF_ENDPOINT'],
     [{ ...good, MODELS_DIR: 'models' }, 'MODELS_DIR'],
+    [{ ...good, KEEP_FREE_PERCENT: '-1' }, 'KEEP_FREE_PERCENT'],
+    [{ ...good, KEEP_FREE_PERCENT: '0.1' }, 'KEEP_FREE_PERCENT'],
     [{ ...good, HF_TOKEN: 'hf_a\nb' }, 'HF_TOKEN'],
   ])('%j is refused and the variable named', (env, named) => {
     expect(() => readSettings(env)).toThrow(named);
