@@ -72,7 +72,8 @@ export function parseRetryAfter(header: string | null, nowMs: number): number | 
   return Number.isNaN(ms) ? null : Math.min(Math.max(ms, 0), retryAfterMsMax);
 }
 
-const tokenValue = "the chart's value controller.huggingFaceToken";
+const tokenValue =
+  "the chart's value controller.huggingFaceToken (or the Secret of controller.huggingFaceSecret)";
 
 /** A status of 401 or 403. The hub answers 401 for a model that does not exist when it does not know who asks. */
 function accessFailure(refusal: Refusal, asked: Asked): FetchFailure {
@@ -178,7 +179,7 @@ export function judgeError(thrown: { code: string | null; text: string }, asked:
   }
   return new FetchFailure(
     'HubUnreachable',
-    `${asked.endpoint} cannot be reached (${code ?? text}): check the node's network and HF_ENDPOINT`,
+    `${asked.endpoint} cannot be reached (${code ?? text}): check the node's network and the chart's values controller.huggingFaceEndpoint, fetchProxy and, for a certificate, fetchCaConfigMap`,
     {
       retry: true,
     },
