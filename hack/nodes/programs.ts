@@ -96,7 +96,9 @@ async function goBuild(cwd: string, args: string[]): Promise<void> {
 }
 
 async function buildCluster(source: string, out: string): Promise<void> {
-  say(`building etcd, Kubernetes ${kubernetesVersion}, containerd and helm: about 8 minutes on 2 cores, once`);
+  say(
+    `building etcd, Kubernetes ${kubernetesVersion}, containerd and helm: about 8 minutes on 2 cores, once`,
+  );
   await execa('go', ['mod', 'download'], { cwd: source, timeout: buildMsMax });
   say('  modules downloaded');
   const version = 'k8s.io/component-base/version';
