@@ -90,7 +90,9 @@ function choose(facts: StagingFacts, plan: StagingPlan, step: Step, what: ToStag
 
 function refuse(facts: StagingFacts, plan: StagingPlan, wish: Wish, step: Step): void {
   plan.refused.push(step.refused!);
-  if (step.begun && wish.key !== facts.running) plan.abandon.push(wish.key);
+  // A failed one keeps no loader waiting: once is enough.
+  const entry = facts.pool.staged.find(({ key }) => key === wish.key);
+  if (entry?.state === 'under way' && wish.key !== facts.running) plan.abandon.push(wish.key);
 }
 
 const freed = (evictions: readonly Eviction[]): number =>
@@ -153,9 +155,10 @@ function consider(facts: StagingFacts, wishes: readonly Wish[], wish: Wish, room
   const form = facts.forms.get(weights);
   const entry = facts.pool.staged.find((staged) => staged.key === key);
   const step: Step = { take: null, evict: [], refused: null, begun: entry !== undefined };
-  if (entry?.state === 'whole' || entry?.state === 'failed' || recent(facts, key)) return step;
-  if (!form) return step;
-  if ('missing' in form) return { ...step, refused: missing(wish) };
+  if (entry?.state === 'whole') return step;
+  // Said also where the last staging failed: there is more to do than to wait for the next.
+  if (form && 'missing' in form) return { ...step, refused: missing(wish) };
+  if (!form || entry?.state === 'failed' || recent(facts, key)) return step;
   if ('fault' in form) {
     return { ...step, refused: { weights, podUids, reason: 'WeightsUnusable', message: form.fault } };
   }

@@ -219,6 +219,17 @@ describe('the ledger of host memory', () => {
     expect(next(facts({ pods: [pod(1, { phase: 'listed' })], boundBytes: 20 * GiB }))).toBe(key(1));
   });
 
+  it('says that files are missing also where their last staging failed, and has nothing more to give up there', () => {
+    const forms = new Map([[weights(1), { missing: true as const }]]);
+    const failed = { staged: [staged(1, { state: 'failed', filledBytes: 0 })] };
+    const failures = [{ key: key(1), atMs: 0 }];
+    for (const pool of [failed, { staged: [] }])
+      expect(planStaging(facts({ pods: [pod(1)], forms, pool, failures }))).toMatchObject({
+        abandon: [],
+        refused: [{ reason: 'WeightsMissing' }],
+      });
+  });
+
   it('says that files are missing, and lets no loader wait for them', () => {
     const forms = new Map([[weights(1), { missing: true as const }]]);
     const pool = { staged: [staged(1, { state: 'under way', filledBytes: 0 })] };
