@@ -1,8 +1,9 @@
 /**
  * The Job of a Model's files: `node converter/main.ts fetch`, or `convert`, which fetches first and then writes the gthread
  * form. Environment: MODEL_NAME, REVISION (main), MODELS_DIR (/mnt/models), HF_ENDPOINT (https://huggingface.co), HF_TOKEN,
- * CHECK_FORM (`true`: the gthread form is hashed before it is believed), TERMINATION_LOG (/dev/termination-log), PROGRESS_PATH and
- * PROGRESS_KEY (a ConfigMap at the API server; act/tell.ts). Exit code 0 when all is published and told, 1 when not, 2 for a wrong command; the termination message is one line of JSON
+ * KEEP_FREE_PERCENT (11: of a disk that the kubelet has too), CHECK_FORM (`true`: the gthread form is hashed before it is believed),
+ * TERMINATION_LOG (/dev/termination-log), PROGRESS_PATH and PROGRESS_KEY (a ConfigMap at the API server; act/tell.ts). Exit code 0
+ * when all is published and told, 1 when not, 2 for a wrong command; the termination message is one line of JSON
  * (act/report.ts). `clean` lists, and with --remove removes, what no Model or pod uses (docs/weights.md).
  */
 import { parseArgs } from 'node:util';
